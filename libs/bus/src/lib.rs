@@ -1,0 +1,15 @@
+//! Subjects, streams, acknowledgements and their limits: how bytes travel between processes. What a message means is
+//! decided by those who send and receive it.
+//!
+//! Two implementations share one conformance suite: in-process queues here, NATS in a cluster.
+
+mod contract;
+// mod in_process;
+mod subjects;
+
+pub use contract::{
+    Bus, BusError, Consumer, ConsumerSpec, Delivery, DeliveryControl, Enqueued, Incoming, Reply, StreamName,
+    StreamRules, Subscription,
+};
+// pub use in_process::InProcessBus;
+pub use subjects::Subject;

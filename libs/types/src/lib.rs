@@ -1,0 +1,25 @@
+//! The words every other crate speaks: ids, units, limits, and the messages of one request's life.
+//!
+//! Nothing here acts: no I/O, no clock, no policy. A type belongs here when two crates that must not know
+//! each other both name it.
+
+mod batch;
+mod handoff;
+mod ids;
+mod request;
+mod sampling;
+mod tokens;
+mod units;
+mod usage;
+
+pub use batch::{Batch, BatchRow, SampleResult, SampleRow, Sampled, Span, StepOutput};
+pub use handoff::{Beacon, Hello, Offer, OfferReply, RefuseReason, ResumeState, Ticket};
+pub use ids::{
+    BlockHash, BlockId, Epoch, FrontendId, InvalidRequestId, KeyId, ModelName, Pool, RequestId, SequenceId,
+    TenantId, WorkerId,
+};
+pub use request::{Cancel, Request};
+pub use sampling::{SamplingParams, StopRules};
+pub use tokens::{Chunk, FaultKind, Finish, FinishReason, Heartbeat, RequestFault, StepBatch, TokenLogprob};
+pub use units::{BLOCK_TOKENS, TokenId, blocks_for_tokens};
+pub use usage::{TokenCounts, UsageEvent};

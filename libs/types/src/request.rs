@@ -1,0 +1,51 @@
+//! A request as the bus carries it, and its cancellation.
+
+use crate::{FrontendId, KeyId, ModelName, RequestId, SamplingParams, StopRules, TenantId, TokenId};
+
+/// One request, validated and tokenized: all a worker needs to know.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// The same for every attempt.
+    pub request_id: RequestId,
+    /// 0 for the first dispatch; a larger one fences all smaller ones.
+    pub attempt: u32,
+    /// Whose request it is; salts the prefix cache.
+    pub tenant: TenantId,
+    /// The key it came with.
+    pub key: KeyId,
+    /// The model, alias resolved.
+    pub model: ModelName,
+    /// Where tokens go.
+    pub frontend: FrontendId,
+    /// The frontend's own name for the stream, echoed in every chunk.
+    pub handle: u64,
+    /// When the frontend accepted it, milliseconds since 1970.
+    pub created_ms: u64,
+    /// When the answer is of no more use, milliseconds since 1970.
+    pub deadline_ms: u64,
+    /// Deliver each step; false delivers one chunk with everything at the end.
+    pub stream: bool,
+    /// The prompt, at least one token.
+    pub prompt_ids: Vec<TokenId>,
+    /// Tokens the client already has from earlier attempts.
+    pub emitted_ids: Vec<TokenId>,
+    /// How tokens are drawn.
+    pub sampling: SamplingParams,
+    /// When the sequence ends.
+    pub stop: StopRules,
+    /// Larger goes first among waiting requests; 0 is normal.
+    pub priority: i32,
+    /// Keeps this request's cached prefixes apart from others of its tenant.
+    pub cache_salt: Option<String>,
+    /// W3C `traceparent` of the frontend's span.
+    pub trace_parent: Option<String>,
+}
+
+/// "Nobody waits for this any more."
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cancel {
+    /// The request to end.
+    pub request_id: RequestId,
+    /// Attempts up to this one are meant.
+    pub attempt: u32,
+}
