@@ -84,6 +84,16 @@ pub struct BackendFacts {
     pub detail: String,
 }
 
+/// Whose work goes first when executors of one backend want the device at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Urgency {
+    /// Goes before a waiting prefill's next layer.
+    Decode,
+    /// Lets a waiting decode go first between its layers, but gets at least one layer after each of its steps.
+    #[default]
+    Prefill,
+}
+
 /// What an [`Executor`] is made for. Larger batches are refused by [`Executor::plan`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExecutorSpec {
@@ -107,6 +117,8 @@ pub struct ExecutorSpec {
     pub max_samples: u32,
     /// Tokens of the longest sequence.
     pub max_context_tokens: u32,
+    /// Whether its steps go first.
+    pub urgency: Urgency,
 }
 
 /// A device that holds a model's weights. Uploads come first, executors after; an upload after the first executor
@@ -157,6 +169,8 @@ pub trait Backend: Send + Sync {
 /// Rows never influence one another: a row's results are the same bits in any batch and in any chunking of its prompt.
 /// Buffers named below: residual `x [tokens, hidden]`, projected `qkv [tokens, (query_heads + 2 kv_heads) head_dim]`,
 /// `context [tokens, query_heads head_dim]`, `logits [samples, vocabulary]`.
+/// An executor that shares its device may hold it from `plan` to `sample`; a step given up in between is followed by another
+/// `plan` or a drop, which both release it.
 pub trait Executor: Send {
     /// Fixes everything that depends on the batch: positions, block tables, splits. All later calls follow it blindly.
     ///

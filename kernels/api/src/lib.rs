@@ -5,14 +5,16 @@
 //! a GPU can replay them as a captured graph and a CPU can keep its threads in step.
 
 mod backend;
+mod check;
 mod error;
 mod kv;
 mod tensor;
 
 pub use backend::{
     AttentionSpec, Backend, BackendFacts, EmbeddingId, Executor, ExecutorSpec, Head, LinearId, LinearKind,
-    LinearPart, Norm, QkNorm, RotaryId, VectorId,
+    LinearPart, Norm, QkNorm, RotaryId, Urgency, VectorId,
 };
+pub use check::check_parts;
 pub use error::KernelError;
 pub use kv::{KvLayout, KvMemory};
 pub use tensor::{Dtype, TensorView};

@@ -1,5 +1,9 @@
 //! Borrowed tensors as they lie in a checkpoint.
 
+use half::{bf16, f16};
+
+use crate::KernelError;
+
 /// How a number is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dtype {
@@ -43,4 +47,65 @@ pub struct TensorView<'a> {
     pub shape: &'a [usize],
     /// `shape` product times `dtype.bytes()` bytes.
     pub bytes: &'a [u8],
+}
+
+impl TensorView<'_> {
+    /// Whether it has this shape, and as many bytes as its shape says.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`] when not.
+    pub fn check_shape(&self, expected: &[usize]) -> Result<(), KernelError> {
+        let fits = self.shape == expected;
+        let elements = expected
+            .iter()
+            .try_fold(1_usize, |all, size| all.checked_mul(*size));
+        let bytes = elements.and_then(|elements| elements.checked_mul(self.dtype.bytes()));
+        if fits && bytes == Some(self.bytes.len()) {
+            return Ok(());
+        }
+        let what = if fits {
+            format!("{}: {} bytes", self.name, self.bytes.len())
+        } else {
+            self.name.to_owned()
+        };
+        Err(KernelError::Shape {
+            what,
+            expected: expected.to_vec(),
+            found: self.shape.to_vec(),
+        })
+    }
+
+    /// Elements `first..first + into.len()` in row-major order, widened without loss.
+    ///
+    /// # Panics
+    /// When they are not all in the tensor.
+    pub fn widen_into(&self, first: usize, into: &mut [f32]) {
+        let width = self.dtype.bytes();
+        let bytes = &self.bytes[first * width..(first + into.len()) * width];
+        match self.dtype {
+            Dtype::F32 => {
+                for (value, bytes) in into.iter_mut().zip(bytes.chunks_exact(4)) {
+                    *value = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+                }
+            }
+            Dtype::F16 => {
+                for (value, bytes) in into.iter_mut().zip(bytes.chunks_exact(2)) {
+                    *value = f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
+                }
+            }
+            Dtype::Bf16 => {
+                for (value, bytes) in into.iter_mut().zip(bytes.chunks_exact(2)) {
+                    *value = bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
+                }
+            }
+        }
+    }
+
+    /// All elements in row-major order, widened without loss.
+    #[must_use]
+    pub fn widen(&self) -> Vec<f32> {
+        let mut wide = vec![0.0; self.bytes.len() / self.dtype.bytes()];
+        self.widen_into(0, &mut wide);
+        wide
+    }
 }
