@@ -1,0 +1,136 @@
+//! The order of things: adjust, filter, draw, report.
+
+use vlinders_types::{Sampled, SamplingParams, TokenId};
+
+use crate::adjust::Adjustments;
+use crate::filter::{FilterScratch, Row, keep, keeps_all};
+use crate::logprob::Distribution;
+use crate::philox::random_bits;
+use crate::rank::{RankScratch, Ranked, token_at};
+use crate::scan::{BLOCK, Peak, first_of_largest, scan};
+use crate::weight::Weigher;
+
+/// How one token is to be drawn.
+#[derive(Clone, Copy, Debug)]
+pub struct SampleInput<'a> {
+    /// The request's wishes.
+    pub params: &'a SamplingParams,
+    /// All tokens before the drawn one. May be empty when `params.needs_history()` is false.
+    pub history: &'a [TokenId],
+    /// How many of the history's tokens are prompt.
+    pub prompt_tokens: u32,
+    /// Tokens that may not be drawn.
+    pub banned: &'a [TokenId],
+    /// Position the drawn token will have; keys the generator together with the seed.
+    pub position: u32,
+}
+
+/// Draws tokens. Holds scratch memory only: two samplers give the same results, and the order of calls does not matter.
+#[derive(Debug, Default)]
+pub struct Sampler {
+    maxima: Vec<f32>,
+    adjustments: Adjustments,
+    filter: FilterScratch,
+    rank: RankScratch,
+    kept: Vec<Ranked>,
+    block_sums: Vec<u64>,
+}
+
+impl Sampler {
+    /// A sampler; it grows to the vocabulary it meets.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Draws one token from `logits`, `[vocabulary]`: bans and biases, repetition penalty, presence and frequency
+    /// penalties, temperature, then top-k, min-p and top-p. A temperature of 0 takes the most likely token, of equals
+    /// the one with the lowest id. Log-probabilities are those of the unmodified logits, which are the same after the
+    /// call as before it.
+    ///
+    /// None when a logit is NaN or +infinity, or no token is left to draw.
+    pub fn sample(&mut self, logits: &mut [f32], input: SampleInput<'_>) -> Option<Sampled> {
+        let distribution = match input.params.logprobs {
+            Some(count) => {
+                let peak = scan(logits, &mut self.maxima)?;
+                let (rank, kept) = (&mut self.rank, &mut self.kept);
+                Some((
+                    peak,
+                    Distribution::read(logits, &self.maxima, peak, usize::from(count), rank, kept),
+                ))
+            }
+            None => None,
+        };
+        let is_trusted = self.adjustments.apply(logits, &input);
+        let peak = match &distribution {
+            Some((peak, _)) if self.adjustments.is_empty() => Some(*peak),
+            Some(_) | None => scan(logits, &mut self.maxima),
+        };
+        let drawn = peak
+            .filter(|_| is_trusted)
+            .map(|peak| self.draw(logits, &input, peak));
+        self.adjustments.undo(logits);
+        let index = drawn?;
+        let logprobs =
+            distribution.map(|(_, distribution)| (distribution.logprob(logits[index]), distribution.top));
+        Some(Sampled {
+            token: token_at(index),
+            logprobs,
+        })
+    }
+
+    /// The index of the drawn token in adjusted and scanned logits.
+    fn draw(&mut self, logits: &[f32], input: &SampleInput<'_>, peak: Peak) -> usize {
+        let params = input.params;
+        // A temperature that is no positive number was refused long before; the safe reading of one is 0.
+        if params.temperature.is_nan() || params.temperature <= 0.0 {
+            return first_of_largest(logits, peak);
+        }
+        let weigher = Weigher {
+            max: peak.max,
+            temperature: params.temperature,
+        };
+        let random = random_bits(params.seed, input.position);
+        if keeps_all(params, logits.len()) {
+            return self.draw_from_all(logits, weigher, random);
+        }
+        let row = Row {
+            logits,
+            maxima: &self.maxima,
+        };
+        keep(row, params, weigher, &mut self.filter, &mut self.kept);
+        let total = self.kept.iter().map(|ranked| ranked.rank).sum();
+        let (place, _) = locate(
+            self.kept.iter().map(|ranked| ranked.rank),
+            share_of(random, total),
+        );
+        self.kept[place].token as usize
+    }
+
+    fn draw_from_all(&mut self, logits: &[f32], weigher: Weigher, random: u64) -> usize {
+        self.block_sums.clear();
+        self.block_sums
+            .extend(logits.chunks(BLOCK).map(|block| weigher.sum(block)));
+        let total = self.block_sums.iter().sum();
+        let (block, rest) = locate(self.block_sums.iter().copied(), share_of(random, total));
+        let start = block * BLOCK;
+        let block = &logits[start..logits.len().min(start + BLOCK)];
+        start + locate(block.iter().map(|logit| weigher.weight(*logit)), rest).0
+    }
+}
+
+/// A number below `total`, as far into it as `random` is into 2^64.
+fn share_of(random: u64, total: u64) -> u64 {
+    ((u128::from(random) * u128::from(total)) >> 64) as u64
+}
+
+/// The index of the weight into which `target` falls when the weights lie end to end, and how far into it.
+fn locate(weights: impl Iterator<Item = u64>, mut target: u64) -> (usize, u64) {
+    for (index, weight) in weights.enumerate() {
+        if target < weight {
+            return (index, target);
+        }
+        target -= weight;
+    }
+    unreachable!("the target is below the weights' sum, which is above zero")
+}
