@@ -1,0 +1,168 @@
+//! From files to a model on a backend.
+
+use vlinders_kernel_api::{
+    AttentionSpec, Backend, Head, KernelError, KvLayout, LinearId, LinearKind, LinearPart, Norm, QkNorm,
+    TensorView,
+};
+
+use crate::model::{Layer, LoadedModel};
+use crate::tensors::{LayerTensors, ModelTensors};
+use crate::{Checkpoint, GenerationConfig, ModelConfig, ModelError, ModelSource};
+
+const CONFIG_FILE: &str = "config.json";
+const GENERATION_FILE: &str = "generation_config.json";
+
+/// How far the upload of weights has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadProgress {
+    /// Bytes of weights the backend has taken.
+    pub done_bytes: u64,
+    /// Bytes of all weights.
+    pub total_bytes: u64,
+}
+
+impl LoadedModel {
+    /// Reads the checkpoint in `source` and uploads its weights to `backend`. `progress` is called first with nothing
+    /// done, then after every upload. Nothing is uploaded before every tensor is found and its shape is checked.
+    ///
+    /// # Errors
+    /// When a file is missing, malformed or not supported, or the backend has no room.
+    pub fn load(
+        source: &ModelSource,
+        backend: &mut dyn Backend,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Self, ModelError> {
+        let config_text = source
+            .read(CONFIG_FILE)?
+            .ok_or_else(|| source.missing_file(CONFIG_FILE))?;
+        let config = ModelConfig::parse(&source.display_name(CONFIG_FILE), &config_text)?;
+        let generation = match source.read(GENERATION_FILE)? {
+            Some(text) => {
+                GenerationConfig::parse(&source.display_name(GENERATION_FILE), &text, config.vocabulary)?
+            }
+            None => GenerationConfig::default(),
+        };
+        let checkpoint = Checkpoint::open(source)?;
+        let tensors = ModelTensors::find(&config, &checkpoint)?;
+        let kv_layout = KvLayout {
+            layers: config.layers(),
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            dtype: backend.kv_dtype(tensors.weight_dtype),
+        };
+        let mut upload = Upload {
+            backend,
+            epsilon: config.norm_epsilon,
+            state: LoadProgress {
+                done_bytes: 0,
+                total_bytes: tensors.total_bytes,
+            },
+            progress,
+        };
+        (upload.progress)(upload.state);
+        let embedding = upload.embedding(tensors.embedding, config.tied_head)?;
+        let rotary = upload
+            .backend
+            .upload_rotary(&config.rope.frequencies(config.head_dim))?;
+        let mut layers = Vec::with_capacity(tensors.layers.len());
+        for (layer, window) in tensors.layers.iter().zip(&config.windows) {
+            layers.push(upload.layer(layer, attention_spec(config.head_dim, *window))?);
+        }
+        let final_norm = upload.norm(tensors.final_norm)?;
+        let head = match tensors.head {
+            Some(part) => Head::Separate(upload.linear(LinearKind::Head, &[part])?),
+            None => Head::Tied(embedding),
+        };
+        let mut end_tokens = [config.end_tokens.as_slice(), &generation.end_tokens].concat();
+        end_tokens.sort_unstable();
+        end_tokens.dedup();
+        Ok(Self {
+            fingerprint: checkpoint.fingerprint(),
+            weight_dtype: tensors.weight_dtype,
+            weight_bytes: tensors.total_bytes,
+            ignored_tensors: tensors.ignored,
+            config,
+            generation,
+            end_tokens,
+            kv_layout,
+            embedding,
+            rotary,
+            layers,
+            final_norm,
+            head,
+        })
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "rounding to f32 is the format of the scale"
+)]
+fn attention_spec(head_dim: u32, window: Option<u32>) -> AttentionSpec {
+    AttentionSpec {
+        scale: f64::from(head_dim).sqrt().recip() as f32,
+        window,
+    }
+}
+
+/// The backend, with account of what it has taken.
+struct Upload<'a> {
+    backend: &'a mut dyn Backend,
+    epsilon: f32,
+    state: LoadProgress,
+    progress: &'a mut dyn FnMut(LoadProgress),
+}
+
+impl Upload<'_> {
+    fn layer(&mut self, tensors: &LayerTensors<'_>, attention: AttentionSpec) -> Result<Layer, KernelError> {
+        let qk_norm = match tensors.query_key_norm {
+            Some([query, key]) => Some(QkNorm {
+                query: self.norm(query)?,
+                key: self.norm(key)?,
+            }),
+            None => None,
+        };
+        Ok(Layer {
+            attention_norm: self.norm(tensors.attention_norm)?,
+            query_key_value: self.linear(LinearKind::Plain, &tensors.query_key_value)?,
+            qk_norm,
+            attention,
+            output: self.linear(LinearKind::Plain, &[tensors.output])?,
+            feed_forward_norm: self.norm(tensors.feed_forward_norm)?,
+            gate_up: self.linear(LinearKind::GateUp, &tensors.gate_up)?,
+            down: self.linear(LinearKind::Plain, &[tensors.down])?,
+        })
+    }
+
+    fn embedding(
+        &mut self,
+        table: TensorView<'_>,
+        tied: bool,
+    ) -> Result<vlinders_kernel_api::EmbeddingId, KernelError> {
+        let id = self.backend.upload_embedding(table, tied)?;
+        self.took(table.bytes.len());
+        Ok(id)
+    }
+
+    fn norm(&mut self, weight: TensorView<'_>) -> Result<Norm, KernelError> {
+        let id = self.backend.upload_vector(weight)?;
+        self.took(weight.bytes.len());
+        Ok(Norm {
+            weight: id,
+            epsilon: self.epsilon,
+        })
+    }
+
+    fn linear(&mut self, kind: LinearKind, parts: &[LinearPart<'_>]) -> Result<LinearId, KernelError> {
+        let id = self.backend.upload_linear(kind, parts)?;
+        let bytes =
+            |part: &LinearPart<'_>| part.weight.bytes.len() + part.bias.map_or(0, |bias| bias.bytes.len());
+        self.took(parts.iter().map(bytes).sum());
+        Ok(id)
+    }
+
+    fn took(&mut self, bytes: usize) {
+        self.state.done_bytes += bytes as u64;
+        (self.progress)(self.state);
+    }
+}
