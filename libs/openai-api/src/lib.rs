@@ -1,1 +1,36 @@
-//! Placeholder of the skeleton.
+//! The public JSON of an OpenAI-compatible server: what clients may send, checked; and what they get back.
+//!
+//! A body becomes a [`ChatRequest`] or a [`CompletionRequest`] in three passes: nesting, names, values. Each pass is
+//! bounded by [`LIMITS`] and refuses with the [`ApiError`] to answer with. Nothing here knows a model, a
+//! tokenizer or HTTP's transport.
+
+mod chat;
+mod completion;
+mod error;
+mod json;
+mod limits;
+mod logprobs;
+mod message;
+mod models;
+mod names;
+mod options;
+mod prompt;
+mod raw;
+mod response;
+mod shape;
+mod values;
+
+pub use chat::{ChatRequest, parse_chat};
+pub use completion::{CompletionRequest, parse_completion};
+pub use error::{ApiError, ErrorBody};
+pub use limits::{LIMITS, Limits, NumberRange, WholeRange};
+pub use logprobs::{ChatLogprobs, CompletionLogprobs, LogprobEntry, LogprobRival, TextOffsets};
+pub use message::{Message, Role};
+pub use models::{ModelList, ModelObject};
+pub use names::UnknownFields;
+pub use options::Options;
+pub use prompt::Prompt;
+pub use response::{
+    ChatAnswer, ChatChoice, ChatChunk, ChatChunkChoice, CompletionAnswer, CompletionChoice, Delta, Envelope,
+    FinishWord, Usage,
+};

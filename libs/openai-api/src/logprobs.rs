@@ -1,0 +1,179 @@
+//! Log-probabilities in the two forms clients know.
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+use vlinders_types::TokenLogprob;
+
+/// JSON has no infinity; clients know this value as "never".
+const LOWEST: f32 = -9999.0;
+
+/// A chat choice's log-probabilities.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ChatLogprobs {
+    /// One entry per token.
+    pub content: Vec<LogprobEntry>,
+    refusal: Option<()>,
+}
+
+/// One token.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LogprobEntry {
+    /// As text; tokens that are no whole characters are written `bytes:\xNN`.
+    pub token: String,
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// The most likely tokens, most likely first.
+    pub top_logprobs: Vec<LogprobRival>,
+}
+
+/// One of the most likely tokens.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LogprobRival {
+    /// As text.
+    pub token: String,
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl ChatLogprobs {
+    /// The chat form of some tokens.
+    #[must_use]
+    pub fn new(tokens: &[TokenLogprob]) -> Self {
+        let content = tokens.iter().map(|token| LogprobEntry {
+            token: token_text(&token.bytes),
+            logprob: finite(token.logprob),
+            bytes: token.bytes.clone(),
+            top_logprobs: token
+                .top
+                .iter()
+                .map(|(_, bytes, logprob)| LogprobRival {
+                    token: token_text(bytes),
+                    logprob: finite(*logprob),
+                    bytes: bytes.clone(),
+                })
+                .collect(),
+        });
+        Self {
+            content: content.collect(),
+            refusal: None,
+        }
+    }
+}
+
+/// A completion choice's log-probabilities: four lists of equal length.
+#[derive(Clone, Debug, PartialEq, Serialize, Default)]
+pub struct CompletionLogprobs {
+    /// The tokens as text.
+    pub tokens: Vec<String>,
+    /// Their log-probabilities.
+    pub token_logprobs: Vec<f32>,
+    /// For each the most likely tokens and itself; null when none were asked for.
+    pub top_logprobs: Option<Vec<Map<String, Value>>>,
+    /// In characters, from the beginning of the choice's text.
+    pub text_offset: Vec<u32>,
+}
+
+impl CompletionLogprobs {
+    /// The completion form of some tokens, `rivals` as the client asked.
+    #[must_use]
+    pub fn new(tokens: &[TokenLogprob], rivals: u8, offsets: &mut TextOffsets) -> Self {
+        let mut lists = Self {
+            top_logprobs: (rivals > 0).then(Vec::new),
+            ..Self::default()
+        };
+        for token in tokens {
+            lists.tokens.push(token_text(&token.bytes));
+            lists.token_logprobs.push(finite(token.logprob));
+            lists.text_offset.push(offsets.after(&token.bytes));
+            if let Some(top_logprobs) = &mut lists.top_logprobs {
+                let mut entry = Map::new();
+                for (_, bytes, logprob) in &token.top {
+                    entry.insert(token_text(bytes), json_number(finite(*logprob)));
+                }
+                entry.insert(token_text(&token.bytes), json_number(finite(token.logprob)));
+                top_logprobs.push(entry);
+            }
+        }
+        lists
+    }
+}
+
+/// Counts the characters before each token of one choice.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TextOffsets {
+    chars: u32,
+}
+
+impl TextOffsets {
+    /// Where this token's text begins. A token inside a character begins after that character's first byte.
+    fn after(&mut self, bytes: &[u8]) -> u32 {
+        let begins_at = self.chars;
+        // Every byte that continues no character begins one.
+        let begun = bytes.iter().filter(|byte| (**byte & 0xC0) != 0x80).count();
+        self.chars = self
+            .chars
+            .saturating_add(u32::try_from(begun).unwrap_or(u32::MAX));
+        begins_at
+    }
+}
+
+fn finite(logprob: f32) -> f32 {
+    if logprob.is_finite() {
+        logprob.max(LOWEST)
+    } else {
+        LOWEST
+    }
+}
+
+/// Through text, so that the number is printed as the 32-bit number it is.
+fn json_number(value: f32) -> Value {
+    let number = value
+        .to_string()
+        .parse::<f64>()
+        .ok()
+        .and_then(serde_json::Number::from_f64);
+    number.map_or(Value::Null, Value::Number)
+}
+
+fn token_text(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return text.to_owned();
+    }
+    let mut text = String::from("bytes:");
+    for byte in bytes {
+        write!(text, "\\x{byte:02x}").expect("writing to a String cannot fail");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_count_characters_also_when_tokens_split_them() {
+        let mut offsets = TextOffsets::default();
+        let euro = "€".as_bytes();
+        let found = [b"a".as_slice(), &euro[..1], &euro[1..], b"b"].map(|bytes| offsets.after(bytes));
+        assert_eq!(found, [0, 1, 2, 2]);
+    }
+
+    #[test]
+    fn half_characters_stay_distinct() {
+        assert_eq!(token_text(&[0xE2, 0x82]), r"bytes:\xe2\x82");
+        assert_eq!(token_text("€".as_bytes()), "€");
+    }
+
+    #[test]
+    fn infinities_become_a_number() {
+        assert_eq!(
+            [finite(f32::NEG_INFINITY), finite(f32::NAN), finite(-1.5)],
+            [LOWEST, LOWEST, -1.5]
+        );
+    }
+}

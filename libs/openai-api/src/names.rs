@@ -1,0 +1,324 @@
+//! The parameters' names: which work, which are known but not offered yet, and what an unknown one may have meant.
+//!
+//! Names are checked in a pass of their own, before any value is kept, so that a misspelt constraint is an error and
+//! never a silently unconstrained answer.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, Visitor};
+
+use crate::shape::Shape;
+use crate::{ApiError, json};
+
+/// What to do with names nobody knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum UnknownFields {
+    /// Refuse them.
+    #[default]
+    Refuse,
+    /// Pass over them, unless they are nearly a name we know.
+    Ignore,
+}
+
+/// Which endpoint a body is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Endpoint {
+    Chat,
+    Completion,
+}
+
+/// What happens when a known parameter is present.
+#[derive(Clone, Copy, Debug)]
+enum Standing {
+    /// It is read and has its effect.
+    Works,
+    /// It works on the other endpoint only.
+    Elsewhere,
+    /// Refused, unless the value asks for what happens anyway. Null always does.
+    NotOffered(Harmless),
+}
+
+/// Values of a refused parameter that ask for nothing.
+#[derive(Clone, Copy, Debug)]
+enum Harmless {
+    NullOnly,
+    Bool(bool),
+    EmptyList,
+    Text(&'static str),
+    Kind(&'static str),
+}
+
+use Standing::{Elsewhere as E, NotOffered as N, Works as W};
+
+const NULL: Standing = N(Harmless::NullOnly);
+const FALSE: Standing = N(Harmless::Bool(false));
+const LIST: Standing = N(Harmless::EmptyList);
+
+/// Name, standing for chat, standing for completions.
+#[rustfmt::skip]
+const PARAMETERS: &[(&str, Standing, Standing)] = &[
+    // The request itself.
+    ("model", W, W), ("messages", W, E), ("prompt", E, W), ("stream", W, W), ("stream_options", W, W),
+    ("user", W, W), ("safety_identifier", W, W), ("metadata", W, W), ("service_tier", W, W),
+    ("priority", W, W), ("cache_salt", W, W), ("prompt_cache_key", W, W), ("store", FALSE, FALSE),
+    // Drawing tokens.
+    ("temperature", W, W), ("top_p", W, W), ("top_k", W, W), ("min_p", W, W), ("seed", W, W),
+    ("presence_penalty", W, W), ("frequency_penalty", W, W), ("repetition_penalty", W, W),
+    ("logit_bias", W, W), ("logprobs", W, W), ("top_logprobs", W, E), ("n", W, W), ("best_of", E, W),
+    // The end.
+    ("max_tokens", W, W), ("max_completion_tokens", W, W), ("min_tokens", W, W), ("stop", W, W),
+    ("stop_token_ids", W, W), ("ignore_eos", W, W),
+    // The prompt.
+    ("echo", FALSE, W), ("add_generation_prompt", W, E), ("continue_final_message", W, E),
+    ("chat_template_kwargs", W, E), ("chat_template", NULL, NULL), ("suffix", E, NULL),
+    ("truncate_prompt_tokens", NULL, NULL), ("add_special_tokens", NULL, N(Harmless::Bool(true))),
+    ("documents", LIST, LIST), ("prompt_logprobs", NULL, NULL), ("mm_processor_kwargs", NULL, NULL),
+    // Constraints and tools.
+    ("tools", LIST, LIST), ("functions", LIST, LIST), ("function_call", N(Harmless::Text("none")), NULL),
+    ("tool_choice", N(Harmless::Text("none")), NULL), ("parallel_tool_calls", W, E),
+    ("response_format", N(Harmless::Kind("text")), N(Harmless::Kind("text"))),
+    ("structured_outputs", NULL, NULL), ("guided_json", NULL, NULL), ("guided_regex", NULL, NULL),
+    ("guided_choice", NULL, NULL), ("guided_grammar", NULL, NULL), ("guided_decoding_backend", NULL, NULL),
+    ("guided_whitespace_pattern", NULL, NULL), ("allowed_token_ids", LIST, LIST), ("bad_words", LIST, LIST),
+    ("logits_processors", LIST, LIST), ("json_schema", NULL, NULL), ("grammar", NULL, NULL),
+    ("regex", NULL, NULL), ("ebnf", NULL, NULL),
+    // Reasoning, sound, pictures, the web.
+    ("reasoning_effort", NULL, NULL), ("reasoning", NULL, NULL), ("include_reasoning", NULL, NULL),
+    ("thinking", NULL, NULL), ("verbosity", NULL, NULL), ("audio", NULL, NULL), ("modalities", NULL, NULL),
+    ("prediction", NULL, NULL), ("web_search_options", NULL, NULL), ("prompt_cache_retention", NULL, NULL),
+    ("moderation", NULL, NULL),
+    // Other ways to search and to print.
+    ("use_beam_search", FALSE, FALSE), ("length_penalty", NULL, NULL), ("early_stopping", FALSE, FALSE),
+    ("skip_special_tokens", N(Harmless::Bool(true)), N(Harmless::Bool(true))),
+    ("spaces_between_special_tokens", N(Harmless::Bool(true)), N(Harmless::Bool(true))),
+    ("include_stop_str_in_output", FALSE, FALSE), ("return_token_ids", FALSE, FALSE),
+    ("return_tokens_as_token_ids", FALSE, FALSE), ("typical_p", NULL, NULL), ("mirostat", NULL, NULL),
+    ("kv_transfer_params", NULL, NULL), ("request_id", NULL, NULL), ("lora_path", NULL, NULL),
+];
+
+impl Harmless {
+    fn covers(self, shape: &Shape) -> bool {
+        match (self, shape) {
+            (_, Shape::Null) => true,
+            (Self::Bool(wanted), Shape::Bool(value)) => wanted == *value,
+            (Self::EmptyList, Shape::List { is_empty }) => *is_empty,
+            (Self::Text(wanted), Shape::Text(value)) => wanted == value,
+            (Self::Kind(wanted), Shape::Object { kind, .. }) => kind.as_deref() == Some(wanted),
+            (
+                Self::NullOnly | Self::Bool(_) | Self::EmptyList | Self::Text(_) | Self::Kind(_),
+                Shape::Bool(_)
+                | Shape::Number(_)
+                | Shape::Text(_)
+                | Shape::List { .. }
+                | Shape::Object { .. },
+            ) => false,
+        }
+    }
+}
+
+/// Checks the names of a body's fields. The first bad one ends the pass.
+pub(crate) fn check(body: &[u8], endpoint: Endpoint, unknown: UnknownFields) -> Result<(), ApiError> {
+    let mut verdict = None;
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    let pass = Pass {
+        endpoint,
+        unknown,
+        verdict: &mut verdict,
+    };
+    let read = pass.deserialize(&mut reader).and_then(|()| reader.end());
+    match (verdict, read) {
+        (Some(refusal), _) => Err(refusal),
+        (None, Ok(())) => Ok(()),
+        (None, Err(error)) => Err(json::api_error(".", &error)),
+    }
+}
+
+struct Pass<'a> {
+    endpoint: Endpoint,
+    unknown: UnknownFields,
+    /// Leaves the pass beside its error, since the reader's error holds only text.
+    verdict: &'a mut Option<ApiError>,
+}
+
+impl<'de> DeserializeSeed<'de> for Pass<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Pass<'_> {
+    type Value = ();
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut seen = [false; PARAMETERS.len()];
+        while let Some(name) = map.next_key::<String>()? {
+            let refusal = match PARAMETERS.iter().position(|(known, _, _)| *known == name) {
+                None => {
+                    let refusal = unknown_name(&name, self.endpoint, self.unknown);
+                    if refusal.is_none() {
+                        map.next_value::<serde::de::IgnoredAny>()?;
+                    }
+                    refusal
+                }
+                Some(index) if std::mem::replace(&mut seen[index], true) => {
+                    Some(ApiError::invalid(&name, "is given twice"))
+                }
+                Some(index) => refusal(index, &map.next_value()?, self.endpoint),
+            };
+            if refusal.is_some() {
+                *self.verdict = refusal;
+                return Err(A::Error::custom("refused"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn refusal(index: usize, shape: &Shape, endpoint: Endpoint) -> Option<ApiError> {
+    let (name, chat, completion) = PARAMETERS[index];
+    let standing = match endpoint {
+        Endpoint::Chat => chat,
+        Endpoint::Completion => completion,
+    };
+    match standing {
+        Standing::Works => None,
+        Standing::Elsewhere if *shape == Shape::Null => None,
+        Standing::Elsewhere => Some(ApiError::not_offered(
+            name,
+            "has no meaning on this endpoint; leave it out",
+        )),
+        Standing::NotOffered(harmless) if harmless.covers(shape) => None,
+        Standing::NotOffered(_) => Some(ApiError::not_offered(
+            name,
+            "is not offered by this server yet; leave it out",
+        )),
+    }
+}
+
+fn unknown_name(name: &str, endpoint: Endpoint, unknown: UnknownFields) -> Option<ApiError> {
+    let near = nearest(name, endpoint);
+    let text = match (near, unknown) {
+        (None, UnknownFields::Ignore) => return None,
+        (None, UnknownFields::Refuse) => "is not a parameter of this endpoint".to_owned(),
+        (Some(near), UnknownFields::Ignore | UnknownFields::Refuse) => {
+            format!("is not a parameter of this endpoint; did you mean {near}?")
+        }
+    };
+    Some(ApiError::invalid(name, text).with_code("unknown_parameter"))
+}
+
+/// The known name that `name` most likely stands for.
+fn nearest(name: &str, endpoint: Endpoint) -> Option<&'static str> {
+    /// No known name is longer; a longer input cannot be near one.
+    const LONGEST: usize = 40;
+    if name.len() > LONGEST {
+        return None;
+    }
+    let wanted = folded(name);
+    let candidates = PARAMETERS.iter().filter(|(_, chat, completion)| {
+        let standing = if endpoint == Endpoint::Chat {
+            chat
+        } else {
+            completion
+        };
+        matches!(standing, Standing::Works | Standing::NotOffered(_))
+    });
+    candidates
+        .map(|(known, _, _)| (edits(&wanted, &folded(known)), *known))
+        .min()
+        .filter(|(edits, known)| *edits * 4 <= known.len())
+        .map(|(_, known)| known)
+}
+
+/// `maxTokens`, `max-tokens` and `max_tokens` are one word.
+fn folded(name: &str) -> Vec<char> {
+    name.chars()
+        .filter(|char| !matches!(char, '_' | '-' | ' '))
+        .map(|char| char.to_ascii_lowercase())
+        .collect()
+}
+
+/// Insertions, deletions and replacements that turn one word into the other.
+fn edits(left: &[char], right: &[char]) -> usize {
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (i, left_char) in left.iter().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, right_char) in right.iter().enumerate() {
+            let replaced = diagonal + usize::from(left_char != right_char);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[right.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(body: &str) -> String {
+        check(body.as_bytes(), Endpoint::Chat, UnknownFields::Refuse)
+            .unwrap_err()
+            .message
+    }
+
+    #[test]
+    fn a_misspelt_name_is_answered_with_the_right_one() {
+        for (wrong, right) in [
+            ("temprature", "temperature"),
+            ("maxTokens", "max_tokens"),
+            ("respose_format", "response_format"),
+            ("guided-json", "guided_json"),
+        ] {
+            let text = message(&format!(r#"{{"{wrong}":1}}"#));
+            assert!(text.ends_with(&format!("did you mean {right}?")), "{text}");
+        }
+        assert_eq!(
+            message(r#"{"favourite_colour":1}"#),
+            "favourite_colour: is not a parameter of this endpoint"
+        );
+    }
+
+    #[test]
+    fn ignoring_unknown_names_still_refuses_near_misses() {
+        let check = |body: &[u8]| check(body, Endpoint::Chat, UnknownFields::Ignore);
+        assert!(check(br#"{"favourite_colour":[1,{"a":2}]}"#).is_ok());
+        assert!(check(br#"{"guided_jsn":{}}"#).is_err());
+    }
+
+    #[test]
+    fn a_refused_parameter_may_ask_for_nothing() {
+        let check = |body: &str| check(body.as_bytes(), Endpoint::Chat, UnknownFields::Refuse).is_ok();
+        assert!(check(
+            r#"{"tools":[],"tool_choice":"none","response_format":{"type":"text"},"store":false}"#
+        ));
+        assert!(check(r#"{"tools":null,"audio":null,"response_format":null}"#));
+        for body in [
+            r#"{"tools":[1]}"#,
+            r#"{"tool_choice":"auto"}"#,
+            r#"{"response_format":{"type":"json_object"}}"#,
+        ] {
+            assert!(!check(body), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_name_given_twice_is_refused() {
+        assert_eq!(message(r#"{"seed":1,"seed":2}"#), "seed: is given twice");
+    }
+
+    #[test]
+    fn no_name_is_listed_twice() {
+        for (index, (name, _, _)) in PARAMETERS.iter().enumerate() {
+            assert!(
+                PARAMETERS[index + 1..].iter().all(|(other, _, _)| other != name),
+                "{name}"
+            );
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! What both endpoints have in common: how tokens are drawn, when the answer ends, how it is delivered.
+
+use vlinders_types::{SamplingParams, StopRules, TokenId};
+
+use crate::raw::{RawRequest, count_in, label, whole_in};
+use crate::values::Number;
+use crate::{ApiError, LIMITS, NumberRange};
+
+/// Checked options. What the client left out is none, so that the model's own defaults can step in.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Options {
+    /// See [`SamplingParams`].
+    pub temperature: Option<f32>,
+    /// See [`SamplingParams`].
+    pub top_p: Option<f32>,
+    /// See [`SamplingParams`]; 0 keeps all.
+    pub top_k: Option<u32>,
+    /// See [`SamplingParams`].
+    pub min_p: Option<f32>,
+    /// See [`SamplingParams`].
+    pub presence_penalty: Option<f32>,
+    /// See [`SamplingParams`].
+    pub frequency_penalty: Option<f32>,
+    /// See [`SamplingParams`].
+    pub repetition_penalty: Option<f32>,
+    /// Sorted by token, no token twice. Held against the vocabulary by whoever knows the model.
+    pub logit_bias: Vec<(TokenId, f32)>,
+    /// A client's own seed.
+    pub seed: Option<u64>,
+    /// Report log-probabilities, and this many rivals of each token.
+    pub logprobs: Option<u8>,
+    /// Tokens to generate at most.
+    pub max_tokens: Option<u32>,
+    /// Tokens before which nothing ends the answer.
+    pub min_tokens: u32,
+    /// Texts that end the answer.
+    pub stop: Vec<String>,
+    /// Tokens that end the answer. Held against the vocabulary by whoever knows the model.
+    pub stop_token_ids: Vec<TokenId>,
+    /// The model's own ends do not end the answer.
+    pub ignore_eos: bool,
+    /// Deliver token by token.
+    pub stream: bool,
+    /// End a stream with a chunk that counts the tokens.
+    pub include_usage: bool,
+    /// Larger goes first.
+    pub priority: i32,
+    /// Keeps cached prefixes apart.
+    pub cache_salt: Option<String>,
+    /// Whether the answer names its service tier: it does when the client named one.
+    pub names_service_tier: bool,
+}
+
+impl Options {
+    /// The sampling parameters: the client's wishes over the model's defaults. `random_seed` is used when the
+    /// client gave none.
+    #[must_use]
+    pub fn sampling(&self, defaults: &SamplingParams, random_seed: u64) -> SamplingParams {
+        SamplingParams {
+            temperature: self.temperature.unwrap_or(defaults.temperature),
+            top_p: self.top_p.unwrap_or(defaults.top_p),
+            top_k: self.top_k.unwrap_or(defaults.top_k),
+            min_p: self.min_p.unwrap_or(defaults.min_p),
+            presence_penalty: self.presence_penalty.unwrap_or(defaults.presence_penalty),
+            frequency_penalty: self.frequency_penalty.unwrap_or(defaults.frequency_penalty),
+            repetition_penalty: self.repetition_penalty.unwrap_or(defaults.repetition_penalty),
+            logit_bias: self.logit_bias.clone(),
+            seed: self.seed.unwrap_or(random_seed),
+            logprobs: self.logprobs,
+        }
+    }
+
+    /// When the answer ends, once it is known how many tokens it may have.
+    #[must_use]
+    pub fn stop_rules(&self, max_tokens: u32) -> StopRules {
+        StopRules {
+            max_tokens,
+            min_tokens: self.min_tokens,
+            stop_token_ids: self.stop_token_ids.clone(),
+            stop: self.stop.clone(),
+            ignore_eos: self.ignore_eos,
+        }
+    }
+}
+
+/// Checks everything but the log-probabilities, whose form differs between the endpoints.
+pub(crate) fn read(raw: &mut RawRequest) -> Result<Options, ApiError> {
+    let mut options = Options {
+        stop: raw.stop.take().map_or_else(Vec::new, |stop| stop.0),
+        stop_token_ids: raw
+            .stop_token_ids
+            .take()
+            .map_or_else(Vec::new, |ids| ids.0.iter().map(|id| id.0).collect()),
+        ignore_eos: raw.ignore_eos.unwrap_or(false),
+        ..Options::default()
+    };
+    read_sampling(raw, &mut options)?;
+    read_lengths(raw, &mut options)?;
+    read_delivery(raw, &mut options)?;
+    Ok(options)
+}
+
+fn read_sampling(raw: &mut RawRequest, options: &mut Options) -> Result<(), ApiError> {
+    options.temperature = number_in("temperature", raw.temperature, LIMITS.temperature)?;
+    options.top_p = number_in("top_p", raw.top_p, LIMITS.top_p)?;
+    options.min_p = number_in("min_p", raw.min_p, LIMITS.min_p)?;
+    options.presence_penalty = number_in("presence_penalty", raw.presence_penalty, LIMITS.penalty)?;
+    options.frequency_penalty = number_in("frequency_penalty", raw.frequency_penalty, LIMITS.penalty)?;
+    options.repetition_penalty = number_in(
+        "repetition_penalty",
+        raw.repetition_penalty,
+        LIMITS.repetition_penalty,
+    )?;
+    let top_k = whole_in("top_k", raw.top_k, LIMITS.top_k)?;
+    options.top_k = top_k.map(|top_k| u32::try_from(top_k).unwrap_or(0));
+    options.seed = match raw.seed.map(|seed| seed.0) {
+        None => None,
+        Some(seed) if !(LIMITS.seed_min..=LIMITS.seed_max).contains(&seed) => {
+            return Err(ApiError::invalid("seed", format!("{seed} does not fit 64 bits")));
+        }
+        // A negative seed keeps its bits.
+        Some(seed) => {
+            Some(u64::try_from(seed & i128::from(u64::MAX)).expect("masked to 64 bits on this line"))
+        }
+    };
+    for (token, bias) in raw.logit_bias.take().unwrap_or_default().0 {
+        let bias = number_in("logit_bias", Some(Number(bias)), LIMITS.logit_bias)?.unwrap_or(0.0);
+        options.logit_bias.push((token, bias));
+    }
+    let several = "more than one choice for each request is not offered yet; send several requests";
+    for (name, value) in [("n", raw.n), ("best_of", raw.best_of)] {
+        if whole_in(name, value, LIMITS.choices)?.is_some_and(|choices| choices > 1) {
+            return Err(ApiError::not_offered(name, several));
+        }
+    }
+    Ok(())
+}
+
+fn read_lengths(raw: &RawRequest, options: &mut Options) -> Result<(), ApiError> {
+    let older = count_in("max_tokens", raw.max_tokens, LIMITS.max_tokens)?;
+    let newer = count_in(
+        "max_completion_tokens",
+        raw.max_completion_tokens,
+        LIMITS.max_tokens,
+    )?;
+    if let (Some(older), Some(newer)) = (older, newer)
+        && older != newer
+    {
+        let text = format!("{newer} contradicts max_tokens ({older}); give one of them");
+        return Err(ApiError::invalid("max_completion_tokens", text));
+    }
+    options.max_tokens = newer.or(older);
+    options.min_tokens = count_in("min_tokens", raw.min_tokens, LIMITS.min_tokens)?.unwrap_or(0);
+    match options.max_tokens {
+        Some(max) if options.min_tokens > max => {
+            let text = format!("{} is more than max_tokens ({max})", options.min_tokens);
+            Err(ApiError::invalid("min_tokens", text))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn read_delivery(raw: &mut RawRequest, options: &mut Options) -> Result<(), ApiError> {
+    options.stream = raw.stream.unwrap_or(false);
+    if let Some(stream_options) = raw.stream_options.take() {
+        if !options.stream {
+            return Err(ApiError::invalid(
+                "stream_options",
+                "is only for streams; set stream to true",
+            ));
+        }
+        if stream_options
+            .continuous_usage_stats
+            .is_some_and(|shape| shape != crate::shape::Shape::Bool(false))
+        {
+            let text = "is not offered by this server yet; leave it out";
+            return Err(ApiError::not_offered(
+                "stream_options.continuous_usage_stats",
+                text,
+            ));
+        }
+        if stream_options.include_obfuscation == Some(true) {
+            let text = "is not offered by this server; leave it out";
+            return Err(ApiError::not_offered("stream_options.include_obfuscation", text));
+        }
+        options.include_usage = stream_options.include_usage.unwrap_or(false);
+    }
+    let priority = whole_in("priority", raw.priority, LIMITS.priority)?.unwrap_or(0);
+    options.priority = i32::try_from(priority).expect("the range of priorities lies inside 32 bits");
+    options.cache_salt = label("cache_salt", raw.cache_salt.take())?;
+    for (name, text) in [
+        ("user", raw.user.take()),
+        ("safety_identifier", raw.safety_identifier.take()),
+        ("prompt_cache_key", raw.prompt_cache_key.take()),
+    ] {
+        label(name, text)?;
+    }
+    read_metadata(raw)?;
+    match raw.service_tier.take().as_deref() {
+        None => {}
+        Some("auto" | "default") => options.names_service_tier = true,
+        Some(_) => {
+            return Err(ApiError::not_offered(
+                "service_tier",
+                "only auto and default are offered",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn read_metadata(raw: &mut RawRequest) -> Result<(), ApiError> {
+    let metadata = raw.metadata.take().unwrap_or_default();
+    if metadata.len() > LIMITS.metadata_entries {
+        let text = format!(
+            "{} entries are more than {}",
+            metadata.len(),
+            LIMITS.metadata_entries
+        );
+        return Err(ApiError::invalid("metadata", text));
+    }
+    for (key, value) in &metadata {
+        let Some(text) = value.as_str() else {
+            return Err(ApiError::invalid(
+                "metadata",
+                format!("the value of {key:?} must be a string"),
+            ));
+        };
+        // 512 is what other servers of this API take as a value; a key is a name.
+        if key.len() > LIMITS.name_bytes || text.len() > 2 * LIMITS.name_bytes {
+            return Err(ApiError::invalid("metadata", "a key or value is too long"));
+        }
+    }
+    Ok(())
+}
+
+fn number_in(name: &str, value: Option<Number>, range: NumberRange) -> Result<Option<f32>, ApiError> {
+    let Some(Number(value)) = value else {
+        return Ok(None);
+    };
+    if !(range.min..=range.max).contains(&value) {
+        let text = format!("{value} is out of range ({} to {})", range.min, range.max);
+        return Err(ApiError::invalid(name, text));
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "precision is lost, not range: checked above"
+    )]
+    Ok(Some(value as f32))
+}

@@ -1,0 +1,166 @@
+//! The public shapes, byte for byte. `VLINDERS_RENEW=1` writes the files anew; review them as code.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+use vlinders_openai_api::{
+    ApiError, ChatAnswer, ChatChoice, ChatChunk, ChatChunkChoice, ChatLogprobs, CompletionAnswer,
+    CompletionChoice, CompletionLogprobs, Delta, Envelope, FinishWord, ModelList, ModelObject, TextOffsets,
+    Usage,
+};
+use vlinders_types::{TokenCounts, TokenLogprob};
+
+fn check(name: &str, value: &impl Serialize) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name);
+    let text = serde_json::to_string_pretty(value).expect("shapes are JSON") + "\n";
+    if std::env::var_os("VLINDERS_RENEW").is_some() {
+        std::fs::write(&path, &text).expect("the golden folder is writable");
+    }
+    assert_eq!(
+        std::fs::read_to_string(&path).expect("the golden file exists"),
+        text,
+        "{name}"
+    );
+}
+
+fn envelope(id: &str) -> Envelope {
+    Envelope {
+        id: id.into(),
+        created: 1_700_000_000,
+        model: "my-alias".into(),
+        system_fingerprint: "fp_test",
+        service_tier: None,
+    }
+}
+
+fn usage() -> Usage {
+    TokenCounts {
+        prompt: 9,
+        cached: 4,
+        completion: 2,
+    }
+    .into()
+}
+
+fn logprobs() -> Vec<TokenLogprob> {
+    vec![
+        TokenLogprob {
+            id: 1,
+            bytes: b" a".to_vec(),
+            logprob: -0.1,
+            top: vec![(1, b" a".to_vec(), -0.1)],
+        },
+        TokenLogprob {
+            id: 2,
+            bytes: vec![0xE2, 0x82],
+            logprob: f32::NEG_INFINITY,
+            top: vec![(3, b"b".to_vec(), -0.25)],
+        },
+    ]
+}
+
+#[test]
+fn chat_answers_keep_their_shape() {
+    let envelope = Envelope {
+        service_tier: Some("default"),
+        ..envelope("chatcmpl-1")
+    };
+    let choice = ChatChoice {
+        content: "Hello",
+        logprobs: Some(ChatLogprobs::new(&logprobs())),
+        finish_reason: FinishWord::Stop,
+    };
+    check(
+        "chat_answer.json",
+        &ChatAnswer {
+            envelope: &envelope,
+            choice,
+            usage: usage(),
+        },
+    );
+}
+
+#[test]
+fn chat_chunks_keep_their_shape() {
+    let envelope = envelope("chatcmpl-1");
+    let first = Delta {
+        role: Some("assistant"),
+        content: Some(""),
+    };
+    let text = Delta {
+        role: None,
+        content: Some("Hi"),
+    };
+    let chunk = |choice, usage| ChatChunk {
+        envelope: &envelope,
+        choice,
+        usage,
+    };
+    let chunks = [
+        chunk(Some(ChatChunkChoice::new(first, None, None)), None),
+        chunk(
+            Some(ChatChunkChoice::new(
+                text,
+                Some(ChatLogprobs::new(&logprobs()[..1])),
+                None,
+            )),
+            Some(None),
+        ),
+        chunk(
+            Some(ChatChunkChoice::new(
+                Delta::default(),
+                None,
+                Some(FinishWord::Length),
+            )),
+            Some(None),
+        ),
+        chunk(None, Some(Some(usage()))),
+    ];
+    check("chat_chunks.json", &chunks);
+}
+
+#[test]
+fn completion_answers_and_chunks_keep_their_shape() {
+    let envelope = envelope("cmpl-1");
+    let lists = CompletionLogprobs::new(&logprobs(), 2, &mut TextOffsets::default());
+    let answers = [
+        CompletionAnswer {
+            envelope: &envelope,
+            choice: Some(CompletionChoice::new(
+                "Hello",
+                Some(lists),
+                Some(FinishWord::Stop),
+            )),
+            usage: Some(Some(usage())),
+        },
+        CompletionAnswer {
+            envelope: &envelope,
+            choice: Some(CompletionChoice::new("He", None, None)),
+            usage: Some(None),
+        },
+        CompletionAnswer {
+            envelope: &envelope,
+            choice: None,
+            usage: Some(Some(usage())),
+        },
+    ];
+    check("completion_answers.json", &answers);
+}
+
+#[test]
+fn models_and_errors_keep_their_shape() {
+    check(
+        "models.json",
+        &ModelList::new(vec![ModelObject::new("vlinders-demo", 1_700_000_000, 4096)]),
+    );
+    let errors = [
+        ApiError::invalid(
+            "max_tokens",
+            "9000 is more than this model allows (4096 left after your prompt)",
+        ),
+        ApiError::new(429, "queue_full", "the queue is full; try again soon").with_retry_after(1),
+    ];
+    check("errors.json", &errors.each_ref().map(ApiError::body));
+}
