@@ -31,6 +31,8 @@ pub struct Options {
     pub logprobs: Option<u8>,
     /// Tokens to generate at most.
     pub max_tokens: Option<u32>,
+    /// Whether the client used the newer name for it, `max_completion_tokens`.
+    pub uses_newer_name: bool,
     /// Tokens before which nothing ends the answer.
     pub min_tokens: u32,
     /// Texts that end the answer.
@@ -70,6 +72,16 @@ impl Options {
         }
     }
 
+    /// The name under which the client gave the limit on tokens, for error texts.
+    #[must_use]
+    pub const fn max_tokens_name(&self) -> &'static str {
+        if self.uses_newer_name {
+            "max_completion_tokens"
+        } else {
+            "max_tokens"
+        }
+    }
+
     /// When the answer ends, once it is known how many tokens it may have.
     #[must_use]
     pub fn stop_rules(&self, max_tokens: u32) -> StopRules {
@@ -102,7 +114,9 @@ pub(crate) fn read(raw: &mut RawRequest) -> Result<Options, ApiError> {
 
 fn read_sampling(raw: &mut RawRequest, options: &mut Options) -> Result<(), ApiError> {
     options.temperature = number_in("temperature", raw.temperature, LIMITS.temperature)?;
-    options.top_p = number_in("top_p", raw.top_p, LIMITS.top_p)?;
+    // 0 means "only the most likely token", and so does the smallest number above it, which workers take.
+    let top_p = number_in("top_p", raw.top_p, LIMITS.top_p)?;
+    options.top_p = top_p.map(|top_p| top_p.max(f32::MIN_POSITIVE));
     options.min_p = number_in("min_p", raw.min_p, LIMITS.min_p)?;
     options.presence_penalty = number_in("presence_penalty", raw.presence_penalty, LIMITS.penalty)?;
     options.frequency_penalty = number_in("frequency_penalty", raw.frequency_penalty, LIMITS.penalty)?;
@@ -150,6 +164,7 @@ fn read_lengths(raw: &RawRequest, options: &mut Options) -> Result<(), ApiError>
         return Err(ApiError::invalid("max_completion_tokens", text));
     }
     options.max_tokens = newer.or(older);
+    options.uses_newer_name = newer.is_some();
     options.min_tokens = count_in("min_tokens", raw.min_tokens, LIMITS.min_tokens)?.unwrap_or(0);
     match options.max_tokens {
         Some(max) if options.min_tokens > max => {

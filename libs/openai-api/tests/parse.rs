@@ -68,9 +68,18 @@ fn null_is_the_same_as_leaving_it_out() {
     assert_eq!(chat(&nulls).unwrap(), chat(&json!({})).unwrap());
 }
 
+fn check_refusals(refusals: &[(Value, &str)]) {
+    for (extra, text) in refusals {
+        let error = chat_error(extra);
+        assert_eq!(error.message, *text);
+        let param = error.param.expect("every one is about a field");
+        assert!(text.starts_with(&format!("{param}:")), "{param}");
+    }
+}
+
 #[test]
 fn values_out_of_range_are_named_with_their_range() {
-    for (extra, text) in [
+    check_refusals(&[
         (
             json!({"temperature": 2.5}),
             "temperature: 2.5 is out of range (0 to 2)",
@@ -140,6 +149,12 @@ fn values_out_of_range_are_named_with_their_range() {
             json!({"temperature": "hot"}),
             "temperature: invalid type: string \"hot\", expected a number",
         ),
+    ]);
+}
+
+#[test]
+fn fields_that_contradict_each_other_are_named() {
+    check_refusals(&[
         (
             json!({"stream_options": {"include_usage": true}}),
             "stream_options: is only for streams; set stream to true",
@@ -161,12 +176,7 @@ fn values_out_of_range_are_named_with_their_range() {
             json!({"continue_final_message": true, "add_generation_prompt": true}),
             "continue_final_message: contradicts add_generation_prompt; set one of them",
         ),
-    ] {
-        let error = chat_error(&extra);
-        assert_eq!(error.message, text);
-        let param = error.param.expect("every one is about a field");
-        assert!(text.starts_with(&format!("{param}:")), "{param}");
-    }
+    ]);
 }
 
 #[test]
