@@ -26,10 +26,18 @@ pub struct EngineFacts {
     pub detail: String,
 }
 
-/// A step that failed as a whole. One sequence without a usable distribution is no such failure: its
-/// [`vlinders_types::SampleResult`] says so.
+/// An engine that cannot be made, or a step that failed as a whole. One sequence without a usable distribution is no
+/// such failure: its [`vlinders_types::SampleResult`] says so.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
+    /// An option is out of range. Only when an engine is made.
+    #[error("`{option}` {problem}")]
+    Option {
+        /// Its name.
+        option: &'static str,
+        /// What is wrong with it, and what to do.
+        problem: String,
+    },
     /// The backend refused or failed.
     #[error("engine step failed")]
     Kernel(#[from] KernelError),

@@ -1,0 +1,268 @@
+//! An engine that costs nothing: for simulations of the whole system and for measuring everything but the model.
+//!
+//! Each token's word in the KV pool chains the word before it with the token. A drawn token is a hash of all words of
+//! its sequence, the seed and the position: the same however the prompt was cut into steps and wherever its blocks
+//! lie, and another one as soon as a single byte of a single block is wrong.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use vlinders_kernel_api::{Dtype, ExecutorSpec, KvLayout, KvMemory, Urgency};
+use vlinders_types::{BLOCK_TOKENS, Batch, BatchRow, SampleResult, SampleRow, Sampled, StepOutput, TokenId};
+
+use crate::sim_memory::{BLOCK_BYTES, SimMemory};
+use crate::{Engine, EngineError, EngineFacts};
+
+const BLOCK: usize = BLOCK_TOKENS as usize;
+
+/// How long a step seems to take. Nothing by default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct StepCost {
+    /// For every step.
+    pub base_us: u64,
+    /// For every row.
+    pub per_row_us: u64,
+    /// For every token of a row that has more than one.
+    pub per_prefill_token_ns: u64,
+}
+
+impl StepCost {
+    /// The time of one step.
+    #[must_use]
+    pub fn of(&self, batch: &Batch) -> Duration {
+        let prefill = batch
+            .rows
+            .iter()
+            .map(|row| row.tokens.count)
+            .filter(|count| *count > 1);
+        let prefill_tokens: u64 = prefill.map(u64::from).sum();
+        let rows_us = self.per_row_us.saturating_mul(batch.rows.len() as u64);
+        Duration::from_micros(self.base_us.saturating_add(rows_us)).saturating_add(Duration::from_nanos(
+            self.per_prefill_token_ns.saturating_mul(prefill_tokens),
+        ))
+    }
+}
+
+/// What a [`SimEngine`] pretends to be.
+#[derive(Clone, Debug)]
+pub struct SimOptions {
+    /// Tokens in the vocabulary.
+    pub vocabulary: u32,
+    /// Blocks in its pool.
+    pub block_count: u32,
+    /// New tokens in one step.
+    pub max_batch_tokens: u32,
+    /// Sequences in one step; each may draw one token.
+    pub max_rows: u32,
+    /// Tokens of the longest sequence.
+    pub max_context_tokens: u32,
+    /// Which model it pretends to be: engines of different models draw different tokens and exchange no blocks.
+    pub model_seed: u64,
+    /// Tokens that are not drawn: the vocabulary's special ones, ends of sequence among them. Sorted.
+    pub never_drawn: Arc<[TokenId]>,
+    /// A token that is drawn once in so many draws, on average and against `never_drawn`: an end of sequence.
+    pub end_every: Option<(TokenId, NonZeroU32)>,
+    /// How long steps take.
+    pub cost: StepCost,
+}
+
+impl Default for SimOptions {
+    fn default() -> Self {
+        Self {
+            vocabulary: 32_000,
+            block_count: 4096,
+            max_batch_tokens: 8192,
+            max_rows: 256,
+            max_context_tokens: 32_768,
+            model_seed: 0,
+            never_drawn: Arc::new([]),
+            end_every: None,
+            cost: StepCost::default(),
+        }
+    }
+}
+
+/// Passes the time of a step.
+type Wait = Box<dyn FnMut(Duration) + Send>;
+
+/// The engine without a model.
+pub struct SimEngine {
+    options: SimOptions,
+    /// Its sizes in the form in which every backend checks batches against them.
+    spec: ExecutorSpec,
+    facts: EngineFacts,
+    memory: Arc<SimMemory>,
+    wait: Wait,
+}
+
+impl SimEngine {
+    /// An engine whose steps take real time, as `options.cost` says.
+    #[must_use]
+    pub fn new(options: SimOptions) -> Self {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "it stands for a device that is busy for this long"
+        )]
+        Self::with_wait(options, Box::new(std::thread::sleep))
+    }
+
+    /// An engine that calls `wait` with the time of each step that takes any: for virtual clocks.
+    #[must_use]
+    pub fn with_wait(options: SimOptions, wait: Wait) -> Self {
+        let facts = EngineFacts {
+            block_count: options.block_count,
+            block_bytes: BLOCK_BYTES as u64,
+            layout_hash: mix(options.model_seed, u64::from(options.vocabulary)),
+            vocabulary: options.vocabulary,
+            max_context_tokens: options.max_context_tokens,
+            max_batch_tokens: options.max_batch_tokens,
+            max_rows: options.max_rows,
+            detail: "sim: tokens are hashes".to_owned(),
+        };
+        let spec = ExecutorSpec {
+            kv: KvLayout {
+                layers: 1,
+                kv_heads: 1,
+                head_dim: 2,
+                dtype: Dtype::F16,
+            },
+            block_count: options.block_count,
+            hidden: 1,
+            query_heads: 1,
+            intermediate: 1,
+            vocabulary: options.vocabulary,
+            max_batch_tokens: options.max_batch_tokens,
+            max_rows: options.max_rows,
+            max_samples: options.max_rows,
+            max_context_tokens: options.max_context_tokens,
+            urgency: Urgency::default(),
+        };
+        let memory = Arc::new(SimMemory::new(options.block_count));
+        Self {
+            options,
+            spec,
+            facts,
+            memory,
+            wait,
+        }
+    }
+
+    /// Writes the words of a row's new tokens.
+    fn append(&self, batch: &Batch, row: &BatchRow) {
+        let table = &batch.blocks[row.blocks.range()];
+        let first = row.first_position as usize;
+        let mut word = match first.checked_sub(1) {
+            Some(last) => self.memory.read(table[last / BLOCK], last % BLOCK),
+            None => self.options.model_seed,
+        };
+        for (position, token) in (first..).zip(&batch.tokens[row.tokens.range()]) {
+            word = mix(word, u64::from(*token) + 1);
+            self.memory.write(table[position / BLOCK], position % BLOCK, word);
+        }
+    }
+
+    /// A hash of the first `tokens` words of a row, which is what attention is to a model.
+    fn attend(&self, batch: &Batch, row: &BatchRow, tokens: usize) -> u64 {
+        let table = &batch.blocks[row.blocks.range()];
+        // Weighted by position with odd numbers, so that no change of one word and no exchange of two cancels out.
+        let mut sum = 0_u64;
+        let mut weight = 1_u64;
+        for (index, block) in table[..tokens.div_ceil(BLOCK)].iter().enumerate() {
+            for word in self.memory.words(*block, (tokens - index * BLOCK).min(BLOCK)) {
+                sum = sum.wrapping_add(word.wrapping_mul(weight));
+                weight = weight.wrapping_add(2);
+            }
+        }
+        sum
+    }
+
+    fn draw(&self, batch: &Batch, sample: &SampleRow) -> SampleResult {
+        let index = batch
+            .rows
+            .partition_point(|row| row.tokens.range().end <= sample.token_index as usize);
+        let attended = self.attend(batch, &batch.rows[index], sample.position as usize);
+        // The most likely token is the same whatever the seed is.
+        let seed = if sample.params.temperature > 0.0 {
+            sample.params.seed
+        } else {
+            0
+        };
+        let hash = mix(mix(attended, seed), u64::from(sample.position));
+        let sampled = self.choose(hash, &sample.banned).map(|token| Sampled {
+            token,
+            logprobs: sample.params.logprobs.map(|count| self.logprobs(token, count)),
+        });
+        SampleResult {
+            sequence: sample.sequence,
+            sampled,
+        }
+    }
+
+    /// The first token from `hash` on that may be drawn.
+    fn choose(&self, hash: u64, banned: &[TokenId]) -> Option<TokenId> {
+        let allowed = |token: &TokenId| banned.binary_search(token).is_err();
+        if let Some((end, every)) = self.options.end_every
+            && mix(hash, 1).is_multiple_of(u64::from(every.get()))
+            && allowed(&end)
+        {
+            return Some(end);
+        }
+        let vocabulary = self.options.vocabulary;
+        let start = TokenId::try_from(hash % u64::from(vocabulary)).expect("it is below a 32-bit number");
+        let tokens = (start..vocabulary).chain(0..start);
+        let drawable = |token: &TokenId| self.options.never_drawn.binary_search(token).is_err();
+        tokens.filter(drawable).find(allowed)
+    }
+
+    /// Halving probabilities, `token` first.
+    fn logprobs(&self, token: TokenId, count: u8) -> (f32, Vec<(TokenId, f32)>) {
+        let logprob = |rank: u8| -std::f32::consts::LN_2 * f32::from(rank + 1);
+        let vocabulary = u64::from(self.options.vocabulary);
+        let rival = |rank: u8| (u64::from(token) + u64::from(rank)) % vocabulary;
+        let top = (0..count)
+            .take_while(|rank| u64::from(*rank) < vocabulary)
+            .map(|rank| {
+                (
+                    TokenId::try_from(rival(rank)).expect("it is below a 32-bit number"),
+                    logprob(rank),
+                )
+            });
+        (logprob(0), top.collect())
+    }
+}
+
+impl Engine for SimEngine {
+    fn step(&mut self, batch: &Batch) -> Result<StepOutput, EngineError> {
+        self.spec.check_batch(batch)?;
+        for row in &batch.rows {
+            self.append(batch, row);
+        }
+        let samples = batch
+            .samples
+            .iter()
+            .map(|sample| self.draw(batch, sample))
+            .collect();
+        let time = self.options.cost.of(batch);
+        if !time.is_zero() {
+            (self.wait)(time);
+        }
+        Ok(StepOutput { samples })
+    }
+
+    fn facts(&self) -> &EngineFacts {
+        &self.facts
+    }
+
+    fn memory(&self) -> Arc<dyn KvMemory> {
+        Arc::clone(&self.memory) as Arc<dyn KvMemory>
+    }
+}
+
+/// Two words into one; every bit of both matters. The finisher of a well-known 64-bit hash.
+fn mix(left: u64, right: u64) -> u64 {
+    let mut word = left.rotate_left(25) ^ right.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    word ^ (word >> 31)
+}
