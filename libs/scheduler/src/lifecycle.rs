@@ -1,7 +1,7 @@
 //! How sequences change their phase and leave. Every list and count of phases is kept here.
 
 use vlinders_kv_blocks::Lease;
-use vlinders_types::{SequenceId, TokenId};
+use vlinders_types::{SequenceId, TokenId, blocks_for_tokens};
 
 use crate::scheduler::RetiredLease;
 use crate::sequence::Sequence;
@@ -107,6 +107,40 @@ impl Scheduler {
             was_found = true;
         }
         was_found
+    }
+
+    /// Checks every sequence and every block. Takes time linear in both: for idle workers and tests.
+    ///
+    /// # Panics
+    /// When something contradicts itself, which is a bug here.
+    pub fn assert_consistent(&self) {
+        self.pool.assert_consistent();
+        let by_rank = |pair: &[Slot]| self.sequences[pair[0]].rank() < self.sequences[pair[1]].rank();
+        assert!(
+            self.running.windows(2).all(by_rank),
+            "running sequences are in the order of their ranks"
+        );
+        let counted = self.waiting.len() + self.active();
+        assert_eq!(
+            self.sequences.len(),
+            counted,
+            "every sequence is counted in one phase"
+        );
+        for sequence in self.sequences.iter() {
+            let blocks = sequence.lease.block_count();
+            let covered = blocks_for_tokens(sequence.computed_tokens + sequence.in_flight_tokens) <= blocks;
+            assert!(
+                covered,
+                "sequence {} is computed beyond its blocks",
+                sequence.id.0
+            );
+            let is_waiting = matches!(sequence.phase, Phase::Waiting { .. });
+            assert!(
+                !is_waiting || blocks == 0,
+                "sequence {} holds blocks while it waits",
+                sequence.id.0
+            );
+        }
     }
 
     /// Checks that nothing is left of any sequence: all blocks are free or cached. For idle workers and tests.

@@ -22,6 +22,10 @@ impl SequenceTable {
         self.by_id.len()
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Sequence> {
+        self.slots.iter().flatten()
+    }
+
     pub(crate) fn slot(&self, id: SequenceId) -> Option<Slot> {
         self.by_id.get(&id).copied()
     }

@@ -1,0 +1,7 @@
+//! The scheduler with a fake engine whose tokens show every wrong, missing or overwritten key and value.
+
+mod edges;
+mod engine;
+mod hand_off;
+mod random;
+mod world;
