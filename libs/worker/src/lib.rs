@@ -1,1 +1,25 @@
-//! Placeholder of the skeleton.
+//! The loop that prefill and decode share: take a job, plan, step, reply.
+//!
+//! `core` decides, on one thread and without clock or bus. `turn` drives it with an engine. Everything else is the
+//! async side: it takes requests from the queue (`queue`), finds decode workers (`offering`), answers offers
+//! (`accepting`) and carries out what the loop says (`outlet`).
+
+mod accepting;
+mod beacons;
+mod config;
+mod core;
+mod ending_texts;
+mod listening;
+mod metrics;
+mod offering;
+mod outbox;
+mod outlet;
+mod output;
+mod queue;
+mod sequence;
+mod start;
+mod tombstones;
+mod turn;
+
+pub use config::{Role, WorkerConfig, WorkerParts};
+pub use start::{WorkerError, start};

@@ -1,0 +1,236 @@
+//! How sequences come in: from the queue, or by an offer from prefill.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use vlinders_scheduler::{AdoptError, NewSequence, SubmitError};
+use vlinders_types::{FaultKind, FinishReason, RefuseReason, Request, RequestFault, SequenceId, TokenId};
+
+use super::{Core, Reserved};
+use crate::config::Role;
+use crate::ending_texts as texts;
+use crate::output::Output;
+use crate::sequence::{HandOff, JobId, Phase, Sequence};
+
+impl Core {
+    /// Takes a request from the queue.
+    pub(super) fn admit(&mut self, request: Request, job: JobId, slot: OwnedSemaphorePermit) {
+        if self.tombstones.covers(request.request_id, request.attempt) {
+            self.refuse_unstarted(&request, Some(job), FinishReason::Cancelled, None);
+            return;
+        }
+        if request.deadline_ms <= self.clock.now_ms() {
+            let fault = RequestFault {
+                kind: FaultKind::Deadline,
+                message: texts::DEADLINE.to_owned(),
+            };
+            self.refuse_unstarted(&request, Some(job), FinishReason::Error, Some(fault));
+            return;
+        }
+        if let Some(running) = self.by_request.get(&request.request_id).copied() {
+            // The queue lost patience with a delivery we are still at, or the frontend with an attempt.
+            if !self.supersede(running, &request, job) {
+                return;
+            }
+        }
+        let id = self.new_id();
+        match self.scheduler.submit(self.new_sequence(id, &request)) {
+            Ok(()) => {
+                let phase = match self.role {
+                    Role::Prefill => Phase::Prefilling(HandOff::default()),
+                    Role::Decode | Role::Both => Phase::Local,
+                };
+                self.insert(id, request, phase, Some(job), Some(slot));
+            }
+            Err(error) => self.refuse_unstarted(
+                &request,
+                Some(job),
+                FinishReason::Error,
+                Some(submit_fault(&error)),
+            ),
+        }
+    }
+
+    /// Answers a request from the queue with an error.
+    pub(super) fn reject(&mut self, request: &Request, job: JobId, fault: RequestFault) {
+        if !self.by_request.contains_key(&request.request_id) {
+            self.refuse_unstarted(request, Some(job), FinishReason::Error, Some(fault));
+        }
+    }
+
+    /// Keeps room for a sequence that prefill offers, or says why not.
+    pub(super) fn reserve(
+        &mut self,
+        request: Request,
+        reply: oneshot::Sender<Result<Reserved, RefuseReason>>,
+    ) {
+        let reserved = self.try_reserve(request);
+        let id = reserved.as_ref().ok().map(|reserved| reserved.sequence);
+        if reply.send(reserved).is_err()
+            && let Some(id) = id
+        {
+            // Whoever asked is gone; nothing was written into the blocks yet.
+            self.drop_unowned(id, true);
+        }
+    }
+
+    fn try_reserve(&mut self, request: Request) -> Result<Reserved, RefuseReason> {
+        if self.draining {
+            return Err(RefuseReason::Draining);
+        }
+        if self.tombstones.covers(request.request_id, request.attempt) || request.prompt_ids.is_empty() {
+            return Err(RefuseReason::Invalid);
+        }
+        if let Some(running) = self.by_request.get(&request.request_id).copied()
+            && !self.make_way_for_offer(running, request.attempt)
+        {
+            return Err(RefuseReason::Invalid);
+        }
+        let id = self.new_id();
+        let adoption =
+            self.scheduler
+                .adopt(self.new_sequence(id, &request))
+                .map_err(|error| match error {
+                    AdoptError::NoBlocks { .. } => RefuseReason::NoBlocks,
+                    AdoptError::Full { .. } => RefuseReason::Full,
+                    AdoptError::Unfit(_) => RefuseReason::Invalid,
+                })?;
+        self.insert(id, request, Phase::AwaitingKv { cancelled: false }, None, None);
+        Ok(Reserved {
+            sequence: id,
+            blocks: adoption.blocks,
+            first_needed_block: adoption.first_needed_block,
+        })
+    }
+
+    /// A second delivery of a request that is here already. True when the old one was ended to make way.
+    fn supersede(&mut self, running: SequenceId, request: &Request, job: JobId) -> bool {
+        let Some(sequence) = self.sequences.get_mut(&running) else {
+            return true;
+        };
+        if request.attempt > sequence.request.attempt {
+            self.discard(running);
+            return true;
+        }
+        match sequence.job.replace(job) {
+            // The newest delivery is the one the queue listens to.
+            Some(older) => self.outbox.push(crate::outbox::Note::Forget(older)),
+            None => {
+                // Already answered for: this delivery is a late copy.
+                let late = sequence.job.take();
+                self.outbox.push(crate::outbox::Note::Settle(late.unwrap_or(job)));
+            }
+        }
+        false
+    }
+
+    /// A second offer of a request that is here already. True when the older one was dropped to make way.
+    fn make_way_for_offer(&mut self, running: SequenceId, attempt: u32) -> bool {
+        let Some(sequence) = self.sequences.get(&running) else {
+            return true;
+        };
+        if attempt <= sequence.request.attempt {
+            return false;
+        }
+        match sequence.phase {
+            // Its transfer is still under way and ends by itself: try another worker or come again.
+            Phase::AwaitingKv { .. } => false,
+            Phase::Local | Phase::Prefilling(_) | Phase::HandingOver(..) => {
+                self.discard(running);
+                true
+            }
+        }
+    }
+
+    fn insert(
+        &mut self,
+        id: SequenceId,
+        request: Request,
+        phase: Phase,
+        job: Option<JobId>,
+        slot: Option<OwnedSemaphorePermit>,
+    ) {
+        let output = Output::new(&self.text, &request, self.max_context_tokens);
+        self.by_request.insert(request.request_id, id);
+        let sequence = Sequence {
+            request: Arc::new(request),
+            phase,
+            output,
+            cached_tokens: 0,
+            first_token_ms: None,
+            job,
+            _slot: slot,
+        };
+        self.sequences.insert(id, sequence);
+    }
+
+    fn new_id(&mut self) -> SequenceId {
+        self.next_sequence += 1;
+        SequenceId(self.next_sequence)
+    }
+
+    fn new_sequence(&self, id: SequenceId, request: &Request) -> NewSequence {
+        let tokens: Vec<TokenId> = request
+            .prompt_ids
+            .iter()
+            .chain(&request.emitted_ids)
+            .copied()
+            .collect();
+        let prompt_tokens = u32::try_from(request.prompt_ids.len()).unwrap_or(u32::MAX);
+        let total = prompt_tokens
+            .saturating_add(request.stop.max_tokens)
+            .min(self.max_context_tokens);
+        NewSequence {
+            id,
+            tokens,
+            prompt_tokens,
+            max_total_tokens: total,
+            sampling: Arc::new(request.sampling.clone()),
+            min_total_tokens: prompt_tokens.saturating_add(request.stop.min_tokens),
+            banned: self.banned(request),
+            prefix_salt: prefix_salt(request),
+            priority: request.priority,
+        }
+    }
+
+    /// Tokens that would end the sequence, for as long as it is too short to end. Sorted.
+    fn banned(&self, request: &Request) -> Arc<[TokenId]> {
+        if request.stop.min_tokens == 0 {
+            return Arc::from([]);
+        }
+        let mut banned = request.stop.stop_token_ids.clone();
+        if !request.stop.ignore_eos {
+            banned.extend_from_slice(self.text.eos_ids());
+        }
+        banned.sort_unstable();
+        banned.dedup();
+        banned.into()
+    }
+}
+
+/// Who may share cached prefixes: the same tenant with the same salt. Lengths keep `a` + `bc` apart from `ab` + `c`.
+fn prefix_salt(request: &Request) -> Vec<u8> {
+    let tenant = request.tenant.as_str().as_bytes();
+    let mut salt = (tenant.len() as u64).to_le_bytes().to_vec();
+    salt.extend_from_slice(tenant);
+    if let Some(own) = &request.cache_salt {
+        salt.extend_from_slice(own.as_bytes());
+    }
+    salt
+}
+
+fn submit_fault(error: &SubmitError) -> RequestFault {
+    let (kind, message) = match error {
+        SubmitError::PromptMissing { .. } | SubmitError::NothingToDraw { .. } => {
+            (FaultKind::Invalid, texts::NOTHING_TO_DO)
+        }
+        SubmitError::TooLong { .. } | SubmitError::TooManyBlocks { .. } => {
+            (FaultKind::Invalid, texts::TOO_LONG)
+        }
+        SubmitError::QueueFull { .. } => (FaultKind::Overloaded, texts::NO_ROOM),
+    };
+    RequestFault {
+        kind,
+        message: message.to_owned(),
+    }
+}

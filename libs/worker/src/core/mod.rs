@@ -1,0 +1,285 @@
+//! The worker's decisions, synchronous and without clock, bus or thread: commands go in, notes come out.
+//!
+//! - `mod.rs`: the state, one engine step, and what follows from its events
+//! - `intake.rs`: how sequences come in: from the queue, by an offer
+//! - `hand_over.rs`: how they leave prefill and arrive in decode
+//! - `ending.rs`: how they end, each exactly once
+
+mod ending;
+mod hand_over;
+mod intake;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use vlinders_engine::Engine;
+use vlinders_kv_transfer::{Endpoint, Outcome};
+use vlinders_scheduler::{Event, PlanOutcome, Scheduler};
+use vlinders_service_kit::Clock;
+use vlinders_text::ModelText;
+use vlinders_types::{
+    Batch, BlockId, Cancel, FrontendId, RefuseReason, Request, RequestFault, RequestId, ResumeState, Sampled,
+    SequenceId,
+};
+
+use crate::config::Role;
+use crate::metrics::WorkerMetrics;
+use crate::outbox::Outbox;
+use crate::sequence::{JobId, Phase, Sequence};
+use crate::tombstones::Tombstones;
+
+/// What the async side asks of the loop.
+pub(crate) enum Command {
+    /// A request from the queue, with the room it was given.
+    Admit {
+        request: Box<Request>,
+        job: JobId,
+        slot: OwnedSemaphorePermit,
+    },
+    /// A request from the queue that must be answered with an error.
+    Reject {
+        request: Box<Request>,
+        job: JobId,
+        fault: RequestFault,
+    },
+    /// A sequence that prefill offers.
+    Reserve {
+        request: Box<Request>,
+        reply: oneshot::Sender<Result<Reserved, RefuseReason>>,
+    },
+    /// All its blocks are here: it is ours.
+    KvArrived {
+        sequence: SequenceId,
+        resume: ResumeState,
+    },
+    /// Its blocks did not come. With `ours`, prefill has let go of it and it is computed here.
+    KvLost {
+        sequence: SequenceId,
+        resume: Option<ResumeState>,
+        ours: bool,
+        quiesced: bool,
+    },
+    /// A late transfer can no longer write into its blocks.
+    Quiesced { sequence: SequenceId },
+    /// A transfer from here has ended.
+    HandOffEnded {
+        sequence: SequenceId,
+        ticket: u64,
+        outcome: Outcome,
+    },
+    /// No decode worker took it before its deadline.
+    NobodyTook { sequence: SequenceId },
+    /// Nobody waits for it any more.
+    Cancel(Cancel),
+    /// A frontend is gone, and with it everybody who waited behind it.
+    FrontendGone(FrontendId),
+    /// Take no new work; leave when the last sequence has ended.
+    Drain,
+    /// Leave now: what still runs ends with an error.
+    DrainExpired,
+}
+
+/// Room kept for an offered sequence.
+#[derive(Debug)]
+pub(crate) struct Reserved {
+    pub(crate) sequence: SequenceId,
+    /// Where blocks `first_needed_block..` shall be written.
+    pub(crate) blocks: Vec<BlockId>,
+    pub(crate) first_needed_block: u32,
+}
+
+/// The state of the loop.
+pub(crate) struct Core {
+    role: Role,
+    scheduler: Scheduler,
+    sequences: HashMap<SequenceId, Sequence>,
+    by_request: HashMap<RequestId, SequenceId>,
+    tombstones: Tombstones,
+    text: Arc<ModelText>,
+    endpoint: Arc<Endpoint>,
+    clock: Arc<dyn Clock>,
+    metrics: WorkerMetrics,
+    outbox: Outbox,
+    batch: Batch,
+    max_context_tokens: u32,
+    next_sequence: u64,
+    draining: bool,
+}
+
+/// What a [`Core`] is made of.
+pub(crate) struct CoreParts {
+    pub(crate) role: Role,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) text: Arc<ModelText>,
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) metrics: WorkerMetrics,
+    pub(crate) outbox: Outbox,
+    pub(crate) max_context_tokens: u32,
+}
+
+impl Core {
+    pub(crate) fn new(parts: CoreParts) -> Self {
+        Self {
+            role: parts.role,
+            scheduler: parts.scheduler,
+            sequences: HashMap::new(),
+            by_request: HashMap::new(),
+            tombstones: Tombstones::default(),
+            text: parts.text,
+            endpoint: parts.endpoint,
+            clock: parts.clock,
+            metrics: parts.metrics,
+            outbox: parts.outbox,
+            batch: Batch::default(),
+            max_context_tokens: parts.max_context_tokens,
+            next_sequence: 0,
+            draining: false,
+        }
+    }
+
+    /// Does what the async side asks.
+    pub(crate) fn handle(&mut self, command: Command) {
+        match command {
+            Command::Admit { request, job, slot } => self.admit(*request, job, slot),
+            Command::Reject { request, job, fault } => self.reject(&request, job, fault),
+            Command::Reserve { request, reply } => self.reserve(*request, reply),
+            Command::KvArrived { sequence, resume } => self.kv_arrived(sequence, &resume),
+            Command::KvLost {
+                sequence,
+                resume,
+                ours,
+                quiesced,
+            } => self.kv_lost(sequence, resume, ours, quiesced),
+            Command::Quiesced { sequence } => {
+                self.scheduler.end_quarantine(sequence);
+            }
+            Command::HandOffEnded {
+                sequence,
+                ticket,
+                outcome,
+            } => self.hand_off_ended(sequence, ticket, outcome),
+            Command::NobodyTook { sequence } => self.nobody_took(sequence),
+            Command::Cancel(cancel) => self.cancel(&cancel),
+            Command::FrontendGone(frontend) => self.frontend_gone(&frontend),
+            Command::Drain => self.draining = true,
+            Command::DrainExpired => self.end_everything(),
+        }
+    }
+
+    /// Plans and computes one step. False when there was nothing to compute.
+    pub(crate) fn step(&mut self, engine: &mut dyn Engine) -> bool {
+        match self.scheduler.plan(&mut self.batch) {
+            PlanOutcome::Idle => return false,
+            PlanOutcome::Ready => {}
+        }
+        let started = std::time::Instant::now();
+        match engine.step(&self.batch) {
+            Ok(output) => {
+                self.metrics.step(&self.batch, started.elapsed());
+                for event in self.scheduler.apply(&output) {
+                    self.on_event(event);
+                }
+            }
+            Err(error) => self.step_failed(&error),
+        }
+        true
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Sampled {
+                id,
+                token,
+                logprobs,
+                cached_tokens,
+                ..
+            } => {
+                self.on_sampled(id, Sampled { token, logprobs }, cached_tokens);
+            }
+            Event::Failed { id } => self.fail_internally(id),
+            Event::BlocksFilled { id, blocks, last, .. } => self.blocks_filled(id, &blocks, last),
+            Event::Preempted { .. } => {
+                self.metrics.preemptions.inc();
+            }
+        }
+    }
+
+    fn on_sampled(&mut self, id: SequenceId, sampled: Sampled, cached_tokens: u32) {
+        let now_ms = self.clock.now_ms();
+        let Some(sequence) = self.sequences.get_mut(&id) else {
+            return;
+        };
+        if sequence.first_token_ms.is_none() {
+            sequence.first_token_ms = Some(now_ms);
+            // Decode may compute a sequence again after a loss; what prefill found in its cache is what counts.
+            sequence.cached_tokens = cached_tokens.min(sequence.prompt_tokens());
+        }
+        let token = sampled.token;
+        let request = Arc::clone(&sequence.request);
+        if let Some(ending) = sequence.output.accept(&request, sampled) {
+            self.end(id, ending.reason, ending.stop_text, None);
+            return;
+        }
+        match &sequence.phase {
+            Phase::Prefilling(_) => self.first_token_before_hand_over(id, token),
+            Phase::Local => {
+                if let Some(job) = sequence.job.take() {
+                    // From here on the frontend notices a loss by itself and has what it needs to go on.
+                    self.outbox.push(crate::outbox::Note::Settle(job));
+                }
+                if request.stream {
+                    self.send_news(id);
+                }
+            }
+            Phase::HandingOver(..) | Phase::AwaitingKv { .. } => {
+                unreachable!("a sequence that is handed over is not planned")
+            }
+        }
+    }
+
+    fn send_news(&mut self, id: SequenceId) {
+        let Some(sequence) = self.sequences.get_mut(&id) else {
+            return;
+        };
+        if let Some(chunk) = sequence.output.take_news() {
+            self.outbox.push_chunk(&sequence.request.frontend, chunk);
+        }
+    }
+
+    /// What the turn has to tell, and the load for beacons.
+    pub(crate) fn take_notes(&mut self) -> Vec<crate::outbox::Note> {
+        self.outbox.take()
+    }
+
+    /// How full this worker is.
+    pub(crate) fn load(&self) -> crate::beacons::Load {
+        let counts = self.scheduler.counts();
+        self.metrics.running.set(self.sequences.len() as f64);
+        self.metrics.free_blocks.set(f64::from(counts.free_blocks));
+        self.metrics.queued_prompt_tokens.set(f64::from(counts.queued_tokens));
+        crate::beacons::Load {
+            free_blocks: counts.free_blocks,
+            total_blocks: counts.total_blocks,
+            running: u32::try_from(self.sequences.len()).unwrap_or(u32::MAX),
+            queued_tokens: counts.queued_tokens,
+            draining: self.draining,
+            last_batch_seq: self.outbox.last_batch_seqs(),
+        }
+    }
+
+    /// Whether the loop may leave.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.draining && self.sequences.is_empty()
+    }
+
+    /// With no sequence left, every block is free or in the prefix index: a leak ends the process in tests and is
+    /// never carried along in silence.
+    pub(crate) fn assert_settled_when_idle(&self) {
+        // Blocks in quarantine wait for a transfer to end, which wakes the loop again.
+        if self.sequences.is_empty() && self.scheduler.counts().quarantined_blocks == 0 {
+            self.scheduler.assert_settled();
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! One sequence as the worker sees it, and where it stands between prefill and decode.
+
+use std::sync::Arc;
+
+use tokio::sync::OwnedSemaphorePermit;
+use vlinders_kv_transfer::Source;
+use vlinders_types::{BlockId, Request, ResumeState};
+
+use crate::output::Output;
+
+/// A queue delivery, as the intake numbers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct JobId(pub(crate) u64);
+
+/// A sequence that this worker answers for, or is about to.
+pub(crate) struct Sequence {
+    pub(crate) request: Arc<Request>,
+    pub(crate) phase: Phase,
+    pub(crate) output: Output,
+    pub(crate) cached_tokens: u32,
+    pub(crate) first_token_ms: Option<u64>,
+    /// The delivery to acknowledge when somebody is answerable for what comes next.
+    pub(crate) job: Option<JobId>,
+    /// Room taken in this worker; given back when the sequence is dropped.
+    pub(crate) _slot: Option<OwnedSemaphorePermit>,
+}
+
+/// Where a sequence stands in this worker.
+pub(crate) enum Phase {
+    /// Its tokens are computed and generated here, with nobody else involved.
+    Local,
+    /// The prompt is being computed; filled blocks are offered to decode as they come.
+    Prefilling(HandOff),
+    /// The first token is out; decode has not taken over yet.
+    HandingOver(HandOff, ResumeState),
+    /// Blocks are on their way here. The prefill worker still answers for the sequence.
+    AwaitingKv {
+        /// It was cancelled meanwhile: ends as soon as it is ours.
+        cancelled: bool,
+    },
+}
+
+/// What prefill has laid open for decode.
+#[derive(Default)]
+pub(crate) struct HandOff {
+    /// The open end of the transfer; none until the first blocks are filled.
+    pub(crate) source: Option<Arc<Source>>,
+    /// All blocks whose contents are final, from the first of the sequence.
+    pub(crate) filled: Vec<BlockId>,
+    /// How many of them were announced through `source`.
+    pub(crate) announced: usize,
+}
+
+impl HandOff {
+    /// Gives up the transfer that was under way, if one was, unless it is decided already. The blocks stay as they are.
+    pub(crate) fn abandon(&mut self) -> Option<Arc<Source>> {
+        self.announced = 0;
+        let source = self.source.take()?;
+        source.abort();
+        Some(source)
+    }
+}
+
+impl Sequence {
+    /// The transfer under way, if prefill has one.
+    pub(crate) fn hand_off(&mut self) -> Option<&mut HandOff> {
+        match &mut self.phase {
+            Phase::Prefilling(hand_off) | Phase::HandingOver(hand_off, _) => Some(hand_off),
+            Phase::Local | Phase::AwaitingKv { .. } => None,
+        }
+    }
+
+    /// Tokens of the prompt.
+    pub(crate) fn prompt_tokens(&self) -> u32 {
+        u32::try_from(self.request.prompt_ids.len()).unwrap_or(u32::MAX)
+    }
+}

@@ -1,0 +1,274 @@
+//! Puts a worker together and starts its tasks.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::{Semaphore, mpsc};
+use vlinders_bus::{BusError, Subject};
+use vlinders_kv_blocks::BlockPool;
+use vlinders_scheduler::{AfterFirstToken, Scheduler, SchedulerLimits};
+use vlinders_service_kit::Stage;
+use vlinders_types::Pool;
+use vlinders_wire::subjects;
+
+use crate::accepting::Accepting;
+use crate::beacons::{BeaconBook, Load, SharedLoad, send_beacons};
+use crate::config::{Role, WorkerConfig, WorkerParts};
+use crate::core::{Command, Core, CoreParts};
+use crate::listening::{cancel_subject, drain, pass_cancellations, watch_frontends};
+use crate::metrics::WorkerMetrics;
+use crate::offering::Offering;
+use crate::outbox::{Note, Outbox};
+use crate::outlet::{NOTES, Outlet};
+use crate::queue::{Jobs, Queue};
+use crate::turn::{COMMANDS, Turn};
+
+/// A worker that could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The bus refused a subscription or a consumer.
+    #[error("worker {worker}: the bus refused {what}")]
+    Bus {
+        /// Which worker.
+        worker: String,
+        /// What was asked for.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: BusError,
+    },
+    /// The system has no thread to give.
+    #[error("worker {worker}: no thread for its loop")]
+    Thread {
+        /// Which worker.
+        worker: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Starts a worker. Its subscriptions are in place when this returns. It stops with its tasks.
+///
+/// # Errors
+/// When the bus refuses a subscription or the system a thread.
+pub async fn start(config: WorkerConfig, parts: WorkerParts) -> Result<(), WorkerError> {
+    let config = Arc::new(config);
+    let (commands, received) = mpsc::channel(COMMANDS);
+    let (notes, said) = mpsc::channel(NOTES);
+    let load: SharedLoad = Arc::new(Mutex::new(Load::default()));
+    let worker = Worker {
+        config,
+        parts,
+        commands,
+        jobs: Arc::default(),
+        beacons: None,
+        load,
+    };
+    worker.run(received, notes, said).await
+}
+
+struct Worker {
+    config: Arc<WorkerConfig>,
+    parts: WorkerParts,
+    commands: mpsc::Sender<Command>,
+    jobs: Arc<Jobs>,
+    beacons: Option<Arc<BeaconBook>>,
+    load: SharedLoad,
+}
+
+impl Worker {
+    async fn run(
+        mut self,
+        received: mpsc::Receiver<Command>,
+        notes: mpsc::Sender<Vec<Note>>,
+        said: mpsc::Receiver<Vec<Note>>,
+    ) -> Result<(), WorkerError> {
+        self.listen().await?;
+        match self.config.role {
+            Role::Decode => self.serve_offers().await?,
+            Role::Prefill => {
+                self.learn_beacons().await?;
+                self.take_requests().await?;
+            }
+            Role::Both => self.take_requests().await?,
+        }
+        self.carry_notes(said);
+        self.send_beacons();
+        self.turn(received, notes)
+    }
+
+    /// Cancellations, heartbeats of frontends, and the order to leave.
+    async fn listen(&self) -> Result<(), WorkerError> {
+        let (bus, tasks) = (&self.parts.bus, &self.parts.tasks);
+        let cancels = bus.subscribe(&cancel_subject(&self.config.worker)).await;
+        let cancels = cancels.map_err(|source| self.refused("the cancel subscription", source))?;
+        // Until the work is done somebody may still cancel it.
+        let stopping = tasks.stopping(Stage::Flush);
+        tasks.spawn(
+            Stage::Flush,
+            "cancellations",
+            pass_cancellations(cancels, self.commands.clone(), stopping.clone()),
+        );
+
+        let heartbeats = bus.subscribe(&Subject::new(subjects::ALL_HEARTBEATS)).await;
+        let heartbeats = heartbeats.map_err(|source| self.refused("the heartbeat subscription", source))?;
+        tasks.spawn(
+            Stage::Flush,
+            "frontend-watch",
+            watch_frontends(heartbeats, self.commands.clone(), stopping),
+        );
+
+        let stopping = tasks.stopping(Stage::Work);
+        tasks.spawn(
+            Stage::Work,
+            "drain",
+            drain(self.commands.clone(), self.config.drain_limit, stopping),
+        );
+        Ok(())
+    }
+
+    async fn serve_offers(&self) -> Result<(), WorkerError> {
+        let accepting = Arc::new(Accepting {
+            bus: Arc::clone(&self.parts.bus),
+            endpoint: Arc::clone(&self.parts.endpoint),
+            commands: self.commands.clone(),
+            tasks: self.parts.tasks.clone(),
+            worker: self.config.worker.clone(),
+            epoch: self.config.epoch,
+        });
+        let offers = accepting
+            .subscribe()
+            .await
+            .map_err(|source| self.refused("the offer subscription", source))?;
+        let stopping = self.parts.tasks.stopping(Stage::Intake);
+        self.parts
+            .tasks
+            .spawn(Stage::Intake, "offers", accepting.serve(offers, stopping));
+        Ok(())
+    }
+
+    async fn learn_beacons(&mut self) -> Result<(), WorkerError> {
+        let pattern = Subject::new(subjects::beacons_of(Pool::Decode));
+        let heard = self.parts.bus.subscribe(&pattern).await;
+        let heard = heard.map_err(|source| self.refused("the beacon subscription", source))?;
+        let book = Arc::new(BeaconBook::new(self.config.model.clone()));
+        self.beacons = Some(Arc::clone(&book));
+        let stopping = self.parts.tasks.stopping(Stage::Flush);
+        self.parts
+            .tasks
+            .spawn(Stage::Flush, "beacon-book", book.listen(heard, stopping));
+        Ok(())
+    }
+
+    async fn take_requests(&self) -> Result<(), WorkerError> {
+        let tasks = &self.parts.tasks;
+        let queue = Queue {
+            bus: Arc::clone(&self.parts.bus),
+            config: Arc::clone(&self.config),
+            jobs: Arc::clone(&self.jobs),
+            slots: Arc::new(Semaphore::new(self.config.max_running as usize)),
+            commands: self.commands.clone(),
+            clock: Arc::clone(&self.parts.clock),
+        };
+        let consumer = queue
+            .consumer()
+            .await
+            .map_err(|source| self.refused("the request consumer", source))?;
+        tasks.spawn(
+            Stage::Intake,
+            "queue",
+            queue.take(consumer, tasks.stopping(Stage::Intake)),
+        );
+        // A third of the patience: two reports may be lost.
+        let keep_alive =
+            Arc::clone(&self.jobs).keep_alive(self.config.ack_wait / 3, tasks.stopping(Stage::Flush));
+        tasks.spawn(Stage::Flush, "progress", keep_alive);
+        Ok(())
+    }
+
+    fn carry_notes(&self, said: mpsc::Receiver<Vec<Note>>) {
+        let beacons = self.beacons.clone();
+        let offering = Offering {
+            bus: Arc::clone(&self.parts.bus),
+            endpoint: Arc::clone(&self.parts.endpoint),
+            beacons: beacons.unwrap_or_else(|| Arc::new(BeaconBook::new(self.config.model.clone()))),
+            commands: self.commands.clone(),
+            clock: Arc::clone(&self.parts.clock),
+        };
+        let outlet = Outlet {
+            bus: Arc::clone(&self.parts.bus),
+            jobs: Arc::clone(&self.jobs),
+            offering: Arc::new(offering),
+            tasks: self.parts.tasks.clone(),
+        };
+        // Ends by itself when the loop has ended and everything it said is carried out.
+        self.parts.tasks.spawn(Stage::Flush, "outlet", outlet.run(said));
+    }
+
+    fn send_beacons(&self) {
+        let (bus, config) = (Arc::clone(&self.parts.bus), Arc::clone(&self.config));
+        let stopping = self.parts.tasks.stopping(Stage::Work);
+        let sending = send_beacons(bus, config, Arc::clone(&self.load), stopping);
+        self.parts.tasks.spawn(Stage::Work, "beacons", sending);
+    }
+
+    fn turn(
+        self,
+        commands: mpsc::Receiver<Command>,
+        notes: mpsc::Sender<Vec<Note>>,
+    ) -> Result<(), WorkerError> {
+        let Self {
+            config, parts, load, ..
+        } = self;
+        let facts = parts.engine.facts().clone();
+        let limits = SchedulerLimits {
+            max_running: config.max_running,
+            max_waiting: config.max_running,
+            max_batch_tokens: facts.max_batch_tokens,
+            prefill_chunk_tokens: config.prefill_chunk_tokens,
+            max_context_tokens: facts.max_context_tokens,
+            enable_prefix_caching: config.enable_prefix_caching,
+            after_first_token: match config.role {
+                Role::Prefill => AfterFirstToken::Hold,
+                Role::Decode | Role::Both => AfterFirstToken::Continue,
+            },
+        };
+        let scheduler = Scheduler::new(limits, BlockPool::new(facts.block_count), config.model.as_str());
+        let core = Core::new(CoreParts {
+            role: config.role,
+            scheduler,
+            text: parts.text,
+            endpoint: parts.endpoint,
+            clock: parts.clock,
+            metrics: WorkerMetrics::new(&parts.metrics, config.role.name(), facts.block_count),
+            outbox: Outbox::new(config.worker.clone(), config.epoch),
+            max_context_tokens: facts.max_context_tokens,
+        });
+        tracing::info!(worker = %config.worker, role = config.role.name(), engine = %facts.detail, "worker started");
+        let turn = Turn {
+            core,
+            engine: parts.engine,
+            commands,
+            notes,
+            load,
+        };
+        let name = match config.role {
+            Role::Prefill => "prefill-loop",
+            Role::Decode => "decode-loop",
+            Role::Both => "engine-loop",
+        };
+        let started = parts.tasks.spawn_thread(Stage::Work, name, move || turn.run());
+        started.map_err(|source| WorkerError::Thread {
+            worker: config.worker.to_string(),
+            source,
+        })
+    }
+
+    fn refused(&self, what: &'static str, source: BusError) -> WorkerError {
+        WorkerError::Bus {
+            worker: self.config.worker.to_string(),
+            what,
+            source,
+        }
+    }
+}
