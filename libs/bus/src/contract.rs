@@ -38,6 +38,29 @@ pub enum BusError {
         /// The limit.
         limit_bytes: usize,
     },
+    /// A subject that cannot be used this way: empty tokens, wildcards where a message is sent, or not one of the
+    /// stream's.
+    #[error("subject {subject} cannot be used here")]
+    InvalidSubject {
+        /// Which subject.
+        subject: String,
+    },
+    /// The stream was never created, or is lost.
+    #[error("stream {stream} does not exist")]
+    NoStream {
+        /// Which stream.
+        stream: &'static str,
+    },
+    /// Another consumer of the stream takes some of the same messages.
+    #[error("consumer {name} overlaps consumer {other} of stream {stream}")]
+    Overlap {
+        /// Which stream.
+        stream: &'static str,
+        /// The consumer that was asked for.
+        name: String,
+        /// The one that is there.
+        other: String,
+    },
     /// The bus is shut down or out of reach.
     #[error("bus closed: {0}")]
     Closed(String),
@@ -48,8 +71,12 @@ impl BusError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Full { .. } | Self::NoResponders { .. } | Self::Timeout { .. } | Self::Closed(_) => true,
-            Self::TooLarge { .. } => false,
+            Self::Full { .. }
+            | Self::NoResponders { .. }
+            | Self::Timeout { .. }
+            | Self::NoStream { .. }
+            | Self::Closed(_) => true,
+            Self::TooLarge { .. } | Self::InvalidSubject { .. } | Self::Overlap { .. } => false,
         }
     }
 }
@@ -73,6 +100,16 @@ impl StreamName {
             Self::Requests => "VL_REQ",
             Self::Usage => "VL_USAGE",
             Self::DeadLetters => "VL_DLQ",
+        }
+    }
+
+    /// The subjects it holds; nothing else can be put into it.
+    #[must_use]
+    pub const fn subjects(self) -> &'static str {
+        match self {
+            Self::Requests => "vl.req.>",
+            Self::Usage => "vl.usage.>",
+            Self::DeadLetters => "vl.dlq.>",
         }
     }
 }
@@ -184,10 +221,11 @@ pub trait Bus: Send + Sync + 'static {
     /// Asks and waits for one answer. [`BusError::NoResponders`] at once when nobody listens.
     async fn request(&self, subject: &Subject, payload: Bytes, timeout: Duration) -> Result<Bytes, BusError>;
 
-    /// Creates a stream, or leaves an existing one with the same rules as it is.
+    /// Creates a stream, or gives an existing one these rules; its messages stay.
     async fn ensure_stream(&self, stream: StreamName, rules: StreamRules) -> Result<(), BusError>;
 
     /// Stores a message; when this returns `Ok`, it is safe. `message_id` is unique for what the message says.
+    /// After [`BusError::Timeout`] or [`BusError::Closed`] it may or may not be stored: send it again with the same id.
     async fn enqueue(
         &self,
         stream: StreamName,
@@ -196,7 +234,7 @@ pub trait Bus: Send + Sync + 'static {
         payload: Bytes,
     ) -> Result<Enqueued, BusError>;
 
-    /// Joins (or creates) a consumer.
+    /// Joins (or creates) a consumer. Consumers of different names may not take the same messages.
     async fn consumer(&self, spec: ConsumerSpec) -> Result<Box<dyn Consumer>, BusError>;
 
     /// Messages of a stream that are not yet acknowledged, over all subjects.

@@ -3,13 +3,17 @@
 //!
 //! Two implementations share one conformance suite: in-process queues here, NATS in a cluster.
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod contract;
-// mod in_process;
+#[cfg(feature = "faults")]
+pub mod faults;
+mod in_process;
 mod subjects;
 
 pub use contract::{
     Bus, BusError, Consumer, ConsumerSpec, Delivery, DeliveryControl, Enqueued, Incoming, Reply, StreamName,
     StreamRules, Subscription,
 };
-// pub use in_process::InProcessBus;
+pub use in_process::{InProcessBus, InProcessLimits};
 pub use subjects::Subject;
