@@ -13,8 +13,6 @@ use crate::{AfterFirstToken, Event, Phase, PhaseEvent, PlanOutcome, Scheduler};
 /// What is left to give away in one planning pass.
 struct Budget {
     tokens: u32,
-    /// Blocks ran short for those that run: nobody is admitted.
-    is_short_of_blocks: bool,
 }
 
 impl Scheduler {
@@ -27,13 +25,10 @@ impl Scheduler {
         batch.clear();
         let mut budget = Budget {
             tokens: self.limits.max_batch_tokens,
-            is_short_of_blocks: false,
         };
         self.plan_decodes(batch, &mut budget);
         self.plan_prefills(batch, &mut budget);
-        if !budget.is_short_of_blocks {
-            self.plan_admissions(batch, &mut budget);
-        }
+        self.plan_admissions(batch, &mut budget);
         if batch.rows.is_empty() {
             PlanOutcome::Idle
         } else {
@@ -62,7 +57,7 @@ impl Scheduler {
         if self.sequences[slot].remaining_tokens() != 1 {
             return;
         }
-        if self.grow(slot, oldest, budget) {
+        if self.grow(slot, oldest) {
             self.push_row(slot, batch, budget);
         }
     }
@@ -117,7 +112,7 @@ impl Scheduler {
     }
 
     /// Makes room for one more computed token, preempting others if it must. False when there is none now.
-    fn grow(&mut self, slot: Slot, oldest: Option<Slot>, budget: &mut Budget) -> bool {
+    fn grow(&mut self, slot: Slot, oldest: Option<Slot>) -> bool {
         loop {
             let sequence = &mut self.sequences[slot];
             let needed_blocks = blocks_for_tokens(sequence.computed_tokens + 1);
@@ -125,7 +120,6 @@ impl Scheduler {
             if self.pool.extend(&mut sequence.lease, missing) {
                 return true;
             }
-            budget.is_short_of_blocks = true;
             let Some(victim) = self.victim(slot, oldest) else {
                 return false;
             };

@@ -171,6 +171,13 @@ impl Scheduler {
             .map(|slot| self.sequences[slot].lease.blocks())
     }
 
+    /// Sequences that could be submitted now and would not wait for a place: what a worker should fetch at most.
+    #[must_use]
+    pub fn free_slots(&self) -> u32 {
+        let taken = u32::try_from(self.active() + self.waiting.len()).unwrap_or(u32::MAX);
+        self.limits.max_running.saturating_sub(taken)
+    }
+
     /// What it was made with.
     #[must_use]
     pub const fn limits(&self) -> &SchedulerLimits {

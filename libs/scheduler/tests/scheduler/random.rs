@@ -10,8 +10,8 @@ enum Action {
     Submit(Spec),
     Adopt(Spec),
     Step,
-    /// A step with something else between plan and apply.
-    StepAround(Box<Action>),
+    /// A step with something else going on between plan and apply.
+    StepAround(Vec<Action>),
     StepFails,
     Cancel {
         pick: usize,
@@ -68,9 +68,7 @@ fn action() -> impl Strategy<Value = Action> {
         3 => (any::<usize>(), any::<bool>()).prop_map(|(pick, resume)| Action::EndHold { pick, resume }),
         2 => any::<usize>().prop_map(|pick| Action::EndQuarantine { pick }),
     ];
-    let around = simple
-        .clone()
-        .prop_map(|between| Action::StepAround(Box::new(between)));
+    let around = prop::collection::vec(simple.clone(), 1..5).prop_map(Action::StepAround);
     prop_oneof![6 => simple, 2 => around]
 }
 
@@ -102,8 +100,10 @@ impl World {
             Action::Step => drop(self.step()),
             Action::StepAround(between) => {
                 if self.plan() == PlanOutcome::Ready {
-                    if !matches!(*between, Action::Step | Action::StepFails) {
-                        self.act(*between);
+                    for action in between {
+                        if !matches!(action, Action::Step | Action::StepFails) {
+                            self.act(action);
+                        }
                     }
                     self.apply();
                 }
