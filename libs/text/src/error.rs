@@ -14,7 +14,7 @@ pub enum TextError {
     /// The model came without a chat template.
     #[error("this model has no chat template; use /v1/completions with the whole prompt as text")]
     NoTemplate,
-    /// The chat template refused the messages and says why.
+    /// The chat template refused the messages and says why. It may quote them: this is for the caller, not for a log.
     #[error("the model's chat template refused the messages: {message}")]
     Template {
         /// The template's own words.
@@ -29,9 +29,8 @@ pub enum TextError {
     /// The chat template failed on these messages: they do not have the form it expects, or it has a fault.
     #[error("the model's chat template cannot render these messages")]
     TemplateFault {
-        /// What it failed on; for the log.
-        #[source]
-        source: minijinja::Error,
+        /// What it failed on, without a word of the messages; for the log.
+        reason: String,
     },
     /// The tokenizer failed.
     #[error("the text cannot be tokenized")]

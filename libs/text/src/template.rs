@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use minijinja::value::Kwargs;
+use minijinja::value::{Kwargs, ValueKind as Kind};
 use minijinja::{Environment, Error, ErrorKind, Value};
 use serde_json::{Map, json};
 
@@ -101,8 +101,8 @@ impl ChatTemplate {
         let template = self
             .environment
             .get_template(name)
-            .map_err(|source| TextError::TemplateFault { source })?;
-        template.render(context).map_err(explain)
+            .map_err(|error| explain(&error))?;
+        template.render(context).map_err(|error| explain(&error))
     }
 
     /// Finds out by trying: a text that comes out again was read, and parts that come out as their text were read.
@@ -134,6 +134,8 @@ fn environment() -> Environment<'static> {
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
     environment.set_fuel(Some(FUEL));
+    // Its reports would quote the messages.
+    environment.set_debug(false);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     environment.set_unknown_method_callback(call_method);
     environment.set_formatter(|out, _, value| {
@@ -153,6 +155,14 @@ fn environment() -> Environment<'static> {
             python_str(value)
         }
     });
+    environment.add_test("iterable", |value: &Value| {
+        // As in Python, None is not, but what is undefined is.
+        value.is_undefined()
+            || matches!(
+                value.kind(),
+                Kind::String | Kind::Seq | Kind::Map | Kind::Iterable
+            )
+    });
     environment.add_function("fromjson", fromjson);
     environment.add_function("raise_exception", |message: Value| -> Result<Value, Error> {
         let raised = Raised(python_str(&message));
@@ -168,8 +178,8 @@ fn environment() -> Environment<'static> {
 }
 
 /// Tells the template's own refusal from its faults.
-fn explain(error: Error) -> TextError {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+fn explain(error: &Error) -> TextError {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(current) = cause {
         if let Some(Raised(message)) = current.downcast_ref() {
             return TextError::Template {
@@ -184,7 +194,23 @@ fn explain(error: Error) -> TextError {
         }
         cause = current.source();
     }
-    TextError::TemplateFault { source: error }
+    // Of these kinds the detail speaks of the template only; of others it may quote a message.
+    let speaks_of_template = matches!(
+        error.kind(),
+        ErrorKind::UnknownFilter
+            | ErrorKind::UnknownTest
+            | ErrorKind::UnknownFunction
+            | ErrorKind::UnknownMethod
+            | ErrorKind::MissingArgument
+            | ErrorKind::TooManyArguments
+    );
+    let detail = error.detail().filter(|_| speaks_of_template).unwrap_or_default();
+    let line = error.line().unwrap_or_default();
+    TextError::TemplateFault {
+        reason: format!("{} in line {line} {detail}", error.kind())
+            .trim_end()
+            .to_owned(),
+    }
 }
 
 /// `{% generation %}` marks, for training, what the model wrote; here it means nothing. It is replaced by a condition
