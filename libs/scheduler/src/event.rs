@@ -14,7 +14,7 @@ pub enum PlanOutcome {
     Idle,
 }
 
-/// News of one sequence.
+/// News of one sequence. There is none of a sequence that was finished before the call that returns the news.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// A token was drawn. Whether it ends the sequence is the caller's decision; `finish` may follow at once.

@@ -6,7 +6,9 @@ use vlinders_types::{SequenceId, TokenId, blocks_for_tokens};
 use crate::scheduler::RetiredLease;
 use crate::sequence::Sequence;
 use crate::table::Slot;
-use crate::{AfterKv, CallError, FailedDestination, Finished, IllegalStep, Phase, PhaseEvent, Scheduler};
+use crate::{
+    AfterKv, CallError, Event, FailedDestination, Finished, IllegalStep, Phase, PhaseEvent, Scheduler,
+};
 
 impl Scheduler {
     /// The blocks reserved by `adopt` are filled. `generated` are the tokens drawn by the prefill worker: with exactly
@@ -215,6 +217,9 @@ impl Scheduler {
         let slot = self.sequences.slot(id)?;
         self.unlist(slot);
         let mut sequence = self.sequences.remove(slot);
+        // Only a plan leaves events behind, and only preemptions: the caller shall hear no more of who is gone.
+        self.pending_events
+            .retain(|event| *event != Event::Preempted { id });
         let lease = sequence.surrender_blocks();
         match quarantine_of {
             _ if sequence.in_flight_tokens > 0 => self.retired.push(RetiredLease { lease, quarantine_of }),

@@ -333,6 +333,27 @@ fn a_slot_reused_between_plan_and_apply_does_not_get_the_other_ones_token() {
 }
 
 #[test]
+fn a_preempted_sequence_finished_before_apply_is_not_spoken_of_again() {
+    let mut world = World::new(limits(), 8);
+    world.submit(Spec::new(0, 30, 90)).unwrap();
+    let young = world.submit(Spec::new(1, 30, 90)).unwrap();
+    while world.scheduler.counts().preemptions == 0 {
+        assert_eq!(world.plan(), PlanOutcome::Ready);
+        if world.scheduler.counts().preemptions == 0 {
+            world.apply();
+        }
+    }
+    assert!(matches!(
+        world.scheduler.phase(young),
+        Some(Phase::Waiting { .. })
+    ));
+    world.finish(young);
+    world.apply();
+    assert_eq!(preempted(&world), []);
+    world.run();
+}
+
+#[test]
 fn a_row_without_a_draw_ends_one_sequence_and_publishes_nothing() {
     let mut world = World::new(limits(), 16);
     let bad = world.submit(Spec::new(0, 32, 5)).unwrap();
