@@ -258,7 +258,9 @@ impl Core {
         let counts = self.scheduler.counts();
         self.metrics.running.set(self.sequences.len() as f64);
         self.metrics.free_blocks.set(f64::from(counts.free_blocks));
-        self.metrics.queued_prompt_tokens.set(f64::from(counts.queued_tokens));
+        self.metrics
+            .queued_prompt_tokens
+            .set(f64::from(counts.queued_tokens));
         crate::beacons::Load {
             free_blocks: counts.free_blocks,
             total_blocks: counts.total_blocks,

@@ -1,0 +1,390 @@
+//! A small world for worker tests: the in-process bus, simulated engines, a byte-level tokenizer, and one frontend that
+//! collects what it is sent.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde_json::json;
+use vlinders_bus::{
+    Bus, ConsumerSpec, InProcessBus, InProcessLimits, StreamName, StreamRules, Subject, Subscription,
+};
+use vlinders_engine::{Engine, SimEngine, SimOptions};
+use vlinders_kernel_api::KvMemory;
+use vlinders_kv_transfer::{Endpoint, EndpointConfig, MemTransport};
+use vlinders_service_kit::{Clock, Metrics, SystemClock, Tasks};
+use vlinders_text::{ModelText, TextFiles};
+use vlinders_types::{
+    BlockId, Cancel, Chunk, Epoch, Finish, FrontendId, KeyId, ModelName, Request, RequestId, SamplingParams,
+    StopRules, TenantId, TokenId, UsageEvent, WorkerId,
+};
+use vlinders_wire::subjects;
+use vlinders_worker::{Role, WorkerConfig, WorkerParts, start};
+
+/// Ids below this are bytes.
+const BYTES: u32 = 256;
+pub(crate) const END: TokenId = BYTES;
+
+/// How a worker of this world is made.
+#[derive(Clone)]
+pub(crate) struct Shape {
+    pub(crate) role: Role,
+    pub(crate) blocks: u32,
+    pub(crate) max_running: u32,
+    pub(crate) caching: bool,
+    /// Microseconds of one step.
+    pub(crate) step_us: u64,
+    /// Every so many blocks that arrive here are damaged on the way; 0 damages none.
+    pub(crate) damage_every: u64,
+}
+
+impl Shape {
+    pub(crate) fn of(role: Role) -> Self {
+        Self {
+            role,
+            blocks: 2048,
+            max_running: 64,
+            caching: true,
+            step_us: 0,
+            damage_every: 0,
+        }
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) tasks: Tasks,
+    pub(crate) metrics: Metrics,
+    clock: Arc<dyn Clock>,
+    mem: Arc<MemTransport>,
+    text: Arc<ModelText>,
+    model: ModelName,
+    endpoints: Vec<Arc<Endpoint>>,
+    workers: Vec<WorkerId>,
+    pub(crate) frontend: FrontendId,
+    tokens: Box<dyn Subscription>,
+}
+
+/// What the client of one request has received.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Received {
+    pub(crate) ids: Vec<TokenId>,
+    pub(crate) text: String,
+    pub(crate) finish: Option<Finish>,
+}
+
+impl World {
+    pub(crate) async fn new(shapes: &[Shape]) -> Self {
+        let bus: Arc<dyn Bus> = Arc::new(InProcessBus::new(InProcessLimits::default()));
+        let rules = StreamRules {
+            max_messages: 100_000,
+            max_age: Duration::from_secs(3600),
+            dedup_window: Duration::from_secs(120),
+        };
+        for stream in [StreamName::Requests, StreamName::Usage, StreamName::DeadLetters] {
+            bus.ensure_stream(stream, rules).await.unwrap();
+        }
+        let frontend = FrontendId::new("frontend-1");
+        let tokens = bus
+            .subscribe(&Subject::new(subjects::tokens_subject(&frontend)))
+            .await
+            .unwrap();
+        let mut world = Self {
+            bus,
+            tasks: Tasks::new(),
+            metrics: Metrics::default(),
+            clock: Arc::new(SystemClock),
+            mem: MemTransport::new(),
+            text: Arc::new(byte_level_text()),
+            model: ModelName::new("sim"),
+            endpoints: Vec::new(),
+            workers: Vec::new(),
+            frontend,
+            tokens,
+        };
+        for shape in shapes {
+            world.add(shape).await;
+        }
+        world
+    }
+
+    async fn add(&mut self, shape: &Shape) {
+        let number = self.workers.len() as u64;
+        let worker = WorkerId::new(&format!("{}-{number}", shape.role.name()));
+        let engine: Box<dyn Engine> = Box::new(SimEngine::new(SimOptions {
+            vocabulary: BYTES + 1,
+            block_count: shape.blocks,
+            max_batch_tokens: 128,
+            max_rows: 64,
+            max_context_tokens: 1024,
+            never_drawn: Arc::new([END]),
+            cost: vlinders_engine::StepCost {
+                base_us: shape.step_us,
+                ..Default::default()
+            },
+            ..SimOptions::default()
+        }));
+        let memory: Arc<dyn KvMemory> = Arc::new(Damaging {
+            inner: engine.memory(),
+            every: shape.damage_every,
+            written: AtomicU64::new(0),
+        });
+        let clock = Arc::clone(&self.clock);
+        let clock = Arc::new(move || clock.now_ms());
+        let layout = engine.facts().layout_hash;
+        let endpoint = EndpointConfig::new(worker.clone(), number + 1, [7; 32], layout, clock);
+        let endpoint = Endpoint::new(endpoint, memory, vec![self.mem.clone()]).unwrap();
+        let mut config = WorkerConfig::new(worker.clone(), Epoch(1), shape.role, self.model.clone());
+        config.max_running = shape.max_running;
+        config.enable_prefix_caching = shape.caching;
+        config.prefill_chunk_tokens = 48;
+        config.beacon_interval = Duration::from_millis(20);
+        config.drain_limit = Duration::from_secs(5);
+        self.endpoints.push(Arc::clone(&endpoint));
+        self.workers.push(worker);
+        let parts = WorkerParts {
+            bus: Arc::clone(&self.bus),
+            engine,
+            text: Arc::clone(&self.text),
+            endpoint,
+            tasks: self.tasks.clone(),
+            metrics: self.metrics.clone(),
+            clock: Arc::clone(&self.clock),
+        };
+        start(config, parts).await.unwrap();
+    }
+
+    /// A request whose prompt and settings follow from its number.
+    pub(crate) fn request(&self, number: u64) -> Request {
+        let length = 1 + (number * 37) % 150;
+        // Some share a prefix, so that the prefix cache has something to find.
+        let family = number % 3;
+        let prompt = (0..length)
+            .map(|index| ((index * 7 + family) % 256) as TokenId)
+            .collect();
+        let now_ms = self.clock.now_ms();
+        Request {
+            request_id: RequestId::from_parts(now_ms, u128::from(number)),
+            attempt: 0,
+            tenant: TenantId::new("tenant"),
+            key: KeyId::new("key"),
+            model: self.model.clone(),
+            frontend: self.frontend.clone(),
+            handle: number,
+            created_ms: now_ms,
+            deadline_ms: now_ms + 60_000,
+            stream: number.is_multiple_of(2),
+            prompt_ids: prompt,
+            emitted_ids: Vec::new(),
+            sampling: SamplingParams {
+                temperature: if number.is_multiple_of(4) { 0.0 } else { 0.8 },
+                seed: number,
+                ..SamplingParams::default()
+            },
+            stop: StopRules {
+                max_tokens: 1 + (number % 60) as u32,
+                ..StopRules::default()
+            },
+            priority: 0,
+            cache_salt: None,
+            trace_parent: None,
+        }
+    }
+
+    pub(crate) async fn send(&self, request: &Request) {
+        let subject = Subject::new(subjects::request_subject(&self.model, "default"));
+        let id = subjects::request_message_id(request);
+        let bytes = vlinders_wire::encode_request(request);
+        self.bus
+            .enqueue(StreamName::Requests, &subject, &id, bytes)
+            .await
+            .unwrap();
+    }
+
+    pub(crate) async fn send_raw(&self, bytes: &'static [u8]) {
+        let subject = Subject::new(subjects::request_subject(&self.model, "default"));
+        let stored = self
+            .bus
+            .enqueue(StreamName::Requests, &subject, "raw", bytes.into())
+            .await;
+        stored.unwrap();
+    }
+
+    pub(crate) async fn cancel(&self, request: &Request) {
+        let cancel = Cancel {
+            request_id: request.request_id,
+            attempt: request.attempt,
+        };
+        for worker in &self.workers {
+            let subject = Subject::new(subjects::worker_subject(worker, subjects::WorkerCall::Cancel));
+            self.bus
+                .publish(&subject, vlinders_wire::encode_cancel(&cancel))
+                .await
+                .unwrap();
+        }
+    }
+
+    /// Collects until `count` streams have ended.
+    pub(crate) async fn collect(&mut self, count: usize) -> BTreeMap<u64, Received> {
+        let mut received: BTreeMap<u64, Received> = BTreeMap::new();
+        let mut ended = 0;
+        let all = async {
+            while ended < count {
+                let incoming = self.tokens.next().await.expect("the bus lives");
+                let batch = vlinders_wire::decode_step_batch(&incoming.payload).unwrap();
+                for chunk in batch.chunks {
+                    ended += usize::from(chunk.finish.is_some());
+                    take(received.entry(chunk.handle).or_default(), chunk);
+                }
+            }
+        };
+        let all = tokio::time::timeout(Duration::from_secs(30), all).await;
+        assert!(
+            all.is_ok(),
+            "{ended} of {count} streams ended; open: {:?}",
+            unfinished(&received)
+        );
+        received
+    }
+
+    /// The tokens of one stream that goes on after `emitted` tokens of an earlier attempt.
+    pub(crate) async fn collect_from(&mut self, emitted: usize) -> Vec<TokenId> {
+        let mut ids = Vec::new();
+        loop {
+            let incoming = self.tokens.next().await.expect("the bus lives");
+            let batch = vlinders_wire::decode_step_batch(&incoming.payload).unwrap();
+            for chunk in batch.chunks {
+                assert_eq!((chunk.attempt, chunk.position as usize), (1, emitted + ids.len()));
+                ids.extend(chunk.ids);
+                if chunk.finish.is_some() {
+                    return ids;
+                }
+            }
+        }
+    }
+
+    /// Takes `count` usage events and checks that there are no more.
+    pub(crate) async fn usage(&self, count: usize) -> Vec<UsageEvent> {
+        let spec = ConsumerSpec {
+            stream: StreamName::Usage,
+            filter: Subject::new(subjects::ALL_USAGE),
+            name: "test".to_owned(),
+            ack_wait: Duration::from_secs(60),
+            max_deliver: 3,
+        };
+        let consumer = self.bus.consumer(spec).await.unwrap();
+        let mut events = Vec::new();
+        while events.len() < count {
+            let deliveries = consumer.fetch(1000, Duration::from_secs(10)).await.unwrap();
+            assert!(!deliveries.is_empty(), "{} of {count} usage events", events.len());
+            for delivery in deliveries {
+                events.push(vlinders_wire::decode_usage_event(&delivery.payload).unwrap());
+                delivery.control.ack().await.unwrap();
+            }
+        }
+        let more = consumer.fetch(1000, Duration::from_millis(50)).await.unwrap();
+        assert!(more.is_empty(), "{} usage events too many", more.len());
+        events
+    }
+
+    /// Stops everything. The loops assert on the way that no block is lost; a panic there shows here.
+    pub(crate) async fn stop(self) {
+        // A hand-off's last word to its source may still be under way.
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
+        while self
+            .endpoints
+            .iter()
+            .any(|endpoint| endpoint.open_hand_offs() != Default::default())
+        {
+            assert!(tokio::time::Instant::now() < deadline, "hand-offs stay open");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(
+            self.bus.pending(StreamName::Requests).await.unwrap(),
+            0,
+            "requests stay unacknowledged"
+        );
+        self.tasks.stop(Duration::from_secs(10)).await.unwrap();
+        assert!(!self.tasks.failed().is_cancelled(), "a task panicked");
+    }
+}
+
+fn take(received: &mut Received, chunk: Chunk) {
+    assert!(received.finish.is_none(), "a chunk after the last one");
+    assert_eq!(chunk.position as usize, received.ids.len(), "a gap in the tokens");
+    received.ids.extend(chunk.ids);
+    received.text.push_str(&chunk.text);
+    received.finish = chunk.finish;
+}
+
+fn unfinished(received: &BTreeMap<u64, Received>) -> HashMap<u64, usize> {
+    received
+        .iter()
+        .filter(|(_, one)| one.finish.is_none())
+        .map(|(handle, one)| (*handle, one.ids.len()))
+        .collect()
+}
+
+/// Every byte is a token, and there is one more that ends a sequence.
+fn byte_level_text() -> ModelText {
+    let printable = |byte: &u32| matches!(byte, 33..=126 | 161..=172 | 174..=255);
+    let mut beyond = 256;
+    let vocabulary: serde_json::Map<String, serde_json::Value> = (0..BYTES)
+        .map(|byte| {
+            let code = if printable(&byte) {
+                byte
+            } else {
+                beyond += 1;
+                beyond - 1
+            };
+            (char::from_u32(code).unwrap().to_string(), json!(byte))
+        })
+        .collect();
+    let tokenizer = json!({
+        "version": "1.0",
+        "added_tokens": [{"id": END, "content": "<end>", "special": true, "single_word": false,
+                          "lstrip": false, "rstrip": false, "normalized": false}],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false},
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
+    });
+    let (tokenizer, config) = (tokenizer.to_string(), json!({ "eos_token_id": END }).to_string());
+    let files = TextFiles {
+        tokenizer_json: tokenizer.as_bytes(),
+        config: Some(config.as_bytes()),
+        ..TextFiles::default()
+    };
+    ModelText::load(&files).unwrap()
+}
+
+/// Memory whose arriving blocks are damaged now and then.
+struct Damaging {
+    inner: Arc<dyn KvMemory>,
+    every: u64,
+    written: AtomicU64,
+}
+
+impl KvMemory for Damaging {
+    fn block_count(&self) -> u32 {
+        self.inner.block_count()
+    }
+
+    fn block_bytes(&self) -> usize {
+        self.inner.block_bytes()
+    }
+
+    fn with_block(&self, block: BlockId, see: &mut dyn FnMut(&[u8])) {
+        self.inner.with_block(block, see);
+    }
+
+    fn write_block(&self, block: BlockId, bytes: &[u8]) {
+        let written = self.written.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.every == 0 || !written.is_multiple_of(self.every) {
+            return self.inner.write_block(block, bytes);
+        }
+        let mut damaged = bytes.to_vec();
+        damaged[0] ^= 1;
+        self.inner.write_block(block, &damaged);
+    }
+}
