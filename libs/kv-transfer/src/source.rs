@@ -60,10 +60,19 @@ pub struct Source {
 #[derive(Default)]
 struct Driver {
     announced: Announced,
+    /// A chunk whose sums are being computed.
+    summing: Option<Chunk>,
     /// Made, but not yet in the outbox.
     unsent: Option<Frame>,
     /// When the destination was last told something.
     spoke_at: Option<Instant>,
+}
+
+struct Chunk {
+    first_index: u32,
+    blocks: Vec<BlockId>,
+    sums: Vec<BlockSum>,
+    last: Option<Bytes>,
 }
 
 impl Source {
@@ -116,6 +125,12 @@ impl Source {
                 self.send_unsent(&mut driver).await;
                 continue;
             }
+            if driver.summing.is_some() && self.phase().end().is_none() {
+                driver.sum_next(&self.core, self.hand_off.ticket.number);
+                // A block is up to a few MiB: others on this thread get their turn after each.
+                tokio::task::yield_now().await;
+                continue;
+            }
             let max_blocks = self.core.config.chunk_blocks.clamp(1, MAX_FRAME_BLOCKS);
             match self.hand_off.next(&driver.announced, max_blocks, Instant::now()) {
                 Next::Announce {
@@ -123,26 +138,18 @@ impl Source {
                     blocks,
                     last,
                 } => {
-                    let sums = self.sums_of(&blocks).await;
-                    driver.announce(self.hand_off.ticket.number, first_index, sums, last);
+                    let sums = Vec::with_capacity(blocks.len());
+                    driver.summing = Some(Chunk {
+                        first_index,
+                        blocks,
+                        sums,
+                        last,
+                    });
                 }
                 Next::WaitUntil(deadline) => self.wait(&mut driver, deadline).await,
                 Next::End(end) => return self.end(end).await,
             }
         }
-    }
-
-    async fn sums_of(&self, blocks: &[BlockId]) -> Vec<BlockSum> {
-        let mut sums = Vec::with_capacity(blocks.len());
-        for block in blocks {
-            sums.push(BlockSum {
-                block: *block,
-                xxh3: block_sum(&self.core, *block),
-            });
-            // A block is up to a few MiB: others on this thread get their turn after each.
-            tokio::task::yield_now().await;
-        }
-        sums
     }
 
     /// Puts the made frame into the outbox, or waits until that may succeed. A decided hand-off drops it.
@@ -225,19 +232,33 @@ impl Drop for Source {
 }
 
 impl Driver {
-    fn announce(&mut self, number: u64, first_index: u32, blocks: Vec<BlockSum>, last: Option<Bytes>) {
-        let count = u32::try_from(blocks.len()).expect("a chunk is no larger than a frame");
-        let chunk = self.announced.chunks;
-        self.announced.chunks += 1;
-        self.announced.next_index = first_index + count;
-        self.announced.last |= last.is_some();
-        self.unsent = Some(Frame::Ready(Ready {
+    /// Computes one more sum of the chunk at work; after the last one the chunk becomes a READY.
+    fn sum_next(&mut self, core: &Core, number: u64) {
+        let Some(mut chunk) = self.summing.take() else {
+            return;
+        };
+        if let Some(block) = chunk.blocks.get(chunk.sums.len()) {
+            chunk.sums.push(BlockSum {
+                block: *block,
+                xxh3: block_sum(core, *block),
+            });
+        }
+        if chunk.sums.len() < chunk.blocks.len() {
+            self.summing = Some(chunk);
+            return;
+        }
+        let count = u32::try_from(chunk.sums.len()).expect("a chunk is no larger than a frame");
+        let ready = Ready {
             number,
-            chunk,
-            first_index,
-            blocks,
-            last,
-        }));
+            chunk: self.announced.chunks,
+            first_index: chunk.first_index,
+            blocks: chunk.sums,
+            last: chunk.last,
+        };
+        self.announced.chunks += 1;
+        self.announced.next_index = ready.first_index + count;
+        self.announced.last |= ready.last.is_some();
+        self.unsent = Some(Frame::Ready(ready));
     }
 }
 
