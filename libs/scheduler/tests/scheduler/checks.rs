@@ -43,6 +43,7 @@ impl World {
                 (sample.position as usize, sample.token_index),
                 (end, row.tokens.start + row.tokens.count - 1)
             );
+            assert_eq!(sample.prompt_tokens, live.spec.prompt_tokens());
             let seen = &batch.history[sample.history.range()];
             assert_eq!(
                 seen,

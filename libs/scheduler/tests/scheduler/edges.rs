@@ -376,6 +376,45 @@ fn a_row_without_a_draw_ends_one_sequence_and_publishes_nothing() {
 }
 
 #[test]
+fn a_failed_step_gives_back_the_blocks_of_those_that_left_meanwhile() {
+    let mut world = World::new(limits(), 4);
+    let gone = world.submit(Spec::new(0, 40, 5)).unwrap();
+    assert_eq!(world.plan(), PlanOutcome::Ready);
+    world.finish(gone);
+    world.fail_step();
+    world.scheduler.assert_settled();
+}
+
+#[test]
+fn only_prompt_tokens_are_billed_as_cached() {
+    let mut world = World::new(limits(), 16);
+    world.submit(Spec::new(0, 60, 2)).unwrap();
+    world.run();
+    let again = world
+        .submit(Spec {
+            emitted: 25,
+            ..Spec::new(0, 60, 2)
+        })
+        .unwrap();
+    world.run();
+    // 48 of its 60 tokens were found, but its prompt has only 35.
+    assert_eq!(cached_tokens(&world, again), 35);
+}
+
+#[test]
+fn nobody_is_admitted_into_the_room_that_others_need_to_grow() {
+    let mut world = World::new(limits(), 8);
+    world.submit(Spec::new(0, 30, 20)).unwrap();
+    assert!(world.step());
+    // Six blocks are free. Five for its prompt leave one, and both want one to grow.
+    let next = world.submit(Spec::new(1, 80, 5)).unwrap();
+    assert!(world.step());
+    assert!(matches!(world.scheduler.phase(next), Some(Phase::Waiting { .. })));
+    world.run();
+    assert_eq!((world.done.len(), world.scheduler.counts().preemptions), (2, 0));
+}
+
+#[test]
 fn a_failed_step_is_planned_again() {
     let mut world = World::new(limits(), 16);
     world.submit(Spec::new(0, 40, 5)).unwrap();

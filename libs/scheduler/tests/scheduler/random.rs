@@ -48,6 +48,7 @@ fn spec() -> impl Strategy<Value = Spec> {
             let mut spec = Spec::new(kind, length, max_new);
             spec.min_new = min_new.min(max_new);
             spec.priority = priority;
+            spec.emitted = min_new.min(length - 1);
             if let (Some(tail), Some(last)) = (tail, spec.prompt.last_mut()) {
                 *last = tail;
             }
