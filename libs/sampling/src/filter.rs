@@ -214,6 +214,21 @@ mod tests {
     }
 
     #[test]
+    fn a_nucleus_that_is_reached_exactly_takes_no_more() {
+        let params = SamplingParams {
+            top_p: 0.5,
+            ..SamplingParams::default()
+        };
+        assert_eq!(
+            kept_by(&[1.0; 4], &params)
+                .iter()
+                .map(|one| one.token)
+                .collect::<Vec<_>>(),
+            [0, 1]
+        );
+    }
+
+    #[test]
     fn impossible_tokens_never_stay() {
         let logits = [f32::NEG_INFINITY, 1.0, f32::NEG_INFINITY, 1.0];
         for top_k in [0, 3] {

@@ -165,6 +165,16 @@ mod tests {
             prop_assert_eq!(streamed(&text, &stops, &cuts), one_shot(&text, &stops));
         }
 
+        // Two letters make stops that repeat, contain and end one another.
+        #[test]
+        fn entangled_stops_are_told_apart(
+            text in "[ab]{0,60}",
+            stops in prop::collection::vec("[ab]{3,9}", 1..4),
+            cut in 0_usize..60,
+        ) {
+            prop_assert_eq!(streamed(&text, &stops, &[cut.min(text.len())]), one_shot(&text, &stops));
+        }
+
         #[test]
         fn only_what_may_begin_a_match_is_held_back(text in "[ab]{0,30}", stop in "[ab]{1,6}") {
             let mut matcher = StopMatcher::new(std::slice::from_ref(&stop));
@@ -173,6 +183,15 @@ mod tests {
             let longest = (0..stop.len()).rev().find(|length| text.ends_with(&stop[..*length])).unwrap_or(0);
             prop_assert_eq!(delivered.len(), text.len() - longest);
         }
+    }
+
+    #[test]
+    fn a_failed_match_goes_on_from_its_longest_usable_end() {
+        let stop = "aabaaaa".to_owned();
+        assert_eq!(
+            streamed("aabaaabaaaa", std::slice::from_ref(&stop), &[]),
+            ("aaba".to_owned(), Some(stop))
+        );
     }
 
     #[test]
@@ -186,7 +205,7 @@ mod tests {
 
     #[test]
     fn the_longest_of_stops_that_end_together_wins() {
-        let stops = ["END".to_owned(), "THE END".to_owned()];
+        let stops = ["THE END".to_owned(), "END".to_owned()];
         assert_eq!(
             streamed("so THE END.", &stops, &[4, 8]),
             ("so ".to_owned(), Some("THE END".to_owned()))
