@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::draw::{SampleInput, Sampler};
 use half::bf16;
 use vlinders_kernel_api::{
     AttentionSpec, Dtype, EmbeddingId, Executor, ExecutorSpec, Head, KernelError, KvMemory, LinearId, Norm,
     QkNorm, RotaryId,
 };
+use vlinders_sampling::{SampleInput, Sampler};
 use vlinders_types::{BLOCK_TOKENS, Batch, BlockId, SampleResult};
 
 use crate::backend::{Linear, Weights};
@@ -60,7 +60,7 @@ impl ReferenceExecutor {
             qkv: Vec::new(),
             context: Vec::new(),
             logits: Vec::new(),
-            sampler: Sampler::default(),
+            sampler: Sampler::new(),
         }
     }
 

@@ -2,7 +2,6 @@
 //! by reading. Fast backends are tested against [`ops`] and against [`ReferenceBackend`].
 
 mod backend;
-mod draw;
 mod executor;
 mod memory;
 pub mod ops;

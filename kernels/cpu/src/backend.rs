@@ -1,0 +1,117 @@
+//! The CPU as a [`Backend`].
+
+use std::sync::Arc;
+
+use vlinders_kernel_api::{
+    Backend, BackendFacts, Dtype, EmbeddingId, Executor, ExecutorSpec, KernelError, LinearId, LinearKind,
+    LinearPart, RotaryId, TensorView, VectorId, check_parts,
+};
+
+use crate::IsaLevel;
+use crate::executor::CpuExecutor;
+use crate::gate::ComputeGate;
+use crate::isa::Isa;
+use crate::pack::PackedWeights;
+use crate::pool::Pool;
+use crate::weights::{Embedding, Weights};
+
+/// The name in [`BackendFacts`] and errors.
+pub(crate) const NAME: &str = "cpu";
+
+/// How to use the CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuOptions {
+    /// Threads that compute, the caller's included; none takes as many as the process may use.
+    pub threads: Option<usize>,
+    /// Instructions to use; none takes the best this CPU has. For tests and comparisons.
+    pub force: Option<IsaLevel>,
+}
+
+/// Weights in memory and threads that compute.
+pub struct CpuBackend {
+    device: Device,
+    weights: Arc<Weights>,
+}
+
+/// What executors share.
+#[derive(Clone)]
+pub(crate) struct Device {
+    pub(crate) isa: Isa,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) gate: Arc<ComputeGate>,
+}
+
+impl CpuBackend {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// [`KernelError::Unsupported`] when this CPU lacks the forced instructions.
+    pub fn new(options: CpuOptions) -> Result<Self, KernelError> {
+        let isa = match options.force {
+            None => Isa::best(),
+            Some(level) => Isa::new(level).ok_or_else(|| KernelError::Unsupported {
+                backend: NAME,
+                what: format!("{level} on this CPU"),
+            })?,
+        };
+        let usable = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let pool = Arc::new(Pool::new(options.threads.unwrap_or_else(usable)));
+        let device = Device {
+            isa,
+            pool,
+            gate: Arc::default(),
+        };
+        Ok(Self {
+            device,
+            weights: Arc::default(),
+        })
+    }
+
+    fn uploading(&mut self) -> Result<&mut Weights, KernelError> {
+        let late = || KernelError::Device("an upload after the first executor".to_owned());
+        Arc::get_mut(&mut self.weights).ok_or_else(late)
+    }
+}
+
+impl Backend for CpuBackend {
+    fn facts(&self) -> BackendFacts {
+        let detail = format!(
+            "{}, {} threads",
+            self.device.isa.level(),
+            self.device.pool.threads()
+        );
+        BackendFacts { name: NAME, detail }
+    }
+
+    fn kv_dtype(&self, stored: Dtype) -> Dtype {
+        match stored {
+            Dtype::F32 => Dtype::F32,
+            Dtype::F16 | Dtype::Bf16 => Dtype::Bf16,
+        }
+    }
+
+    fn upload_embedding(&mut self, table: TensorView<'_>, tied: bool) -> Result<EmbeddingId, KernelError> {
+        let embedding = Embedding::load(&self.device.pool, table, tied)?;
+        Ok(EmbeddingId(self.uploading()?.add_embedding(embedding)))
+    }
+
+    fn upload_vector(&mut self, vector: TensorView<'_>) -> Result<VectorId, KernelError> {
+        vector.check_shape(&[vector.bytes.len() / vector.dtype.bytes()])?;
+        Ok(VectorId(self.uploading()?.add_vector(vector.widen())))
+    }
+
+    fn upload_linear(&mut self, kind: LinearKind, parts: &[LinearPart<'_>]) -> Result<LinearId, KernelError> {
+        let shape = check_parts(NAME, kind, parts)?;
+        let packed = PackedWeights::pack(&self.device.pool, kind, parts, shape)?;
+        Ok(LinearId(self.uploading()?.add_linear(packed)))
+    }
+
+    fn upload_rotary(&mut self, frequencies: &[f32]) -> Result<RotaryId, KernelError> {
+        Ok(RotaryId(self.uploading()?.add_rotary(frequencies)))
+    }
+
+    fn executor(&self, spec: &ExecutorSpec) -> Result<Box<dyn Executor>, KernelError> {
+        let executor = CpuExecutor::new(self.device.clone(), Arc::clone(&self.weights), spec)?;
+        Ok(Box::new(executor))
+    }
+}

@@ -1,0 +1,431 @@
+//! Matrix products: the door, the distribution over threads, and what is done with finished tiles.
+//!
+//! Every output is one sum over K in ascending order in one accumulator, whatever the number of rows, the tile, the
+//! group or the thread it falls into. So a row's results do not depend on its neighbours.
+
+use std::ops::Range;
+
+use vlinders_kernel_api::LinearKind;
+
+use crate::IsaLevel;
+use crate::activations::{Layout, MAX_GROUP_ROWS, Packed, Word, group_rows};
+use crate::isa::Isa;
+use crate::math::{Arithmetic, silu};
+use crate::pack::{PANEL, PackedWeights, Storage};
+use crate::pool::Pool;
+use crate::shared::SharedMut;
+
+/// Weights that a thread works on before it takes the next ones: they stay in its own cache (1 MiB) while all groups of
+/// rows pass by.
+const CHUNK_BYTES: usize = 512 << 10;
+/// At least this many chunks for each thread, so that a late thread costs little.
+const CHUNKS_PER_THREAD: usize = 4;
+
+/// One matrix product.
+#[derive(Clone, Copy)]
+pub(crate) struct Product<'a> {
+    pub(crate) weights: &'a PackedWeights,
+    /// The left-hand side, as `layout` says.
+    pub(crate) left: &'a [u32],
+    pub(crate) layout: Layout,
+    pub(crate) output: Output<'a>,
+}
+
+/// Where the results go.
+#[derive(Clone, Copy)]
+pub(crate) enum Output<'a> {
+    /// Overwrites `[rows, outputs]`.
+    Store(SharedMut<'a, f32>),
+    /// Adds to `[rows, outputs]`.
+    Add(SharedMut<'a, f32>),
+    /// `silu(gate) * up` becomes the left-hand side of the next product.
+    SiluMul(Packed<'a>),
+}
+
+/// One tile: `[rows][PANEL]` sums.
+type Tile = [[f32; PANEL]];
+
+/// How a left-hand side for weights of this storage is written.
+pub(crate) fn left_layout(isa: Isa, storage: Storage, rows: usize, inputs: usize) -> Layout {
+    let word = match (isa.level(), storage) {
+        (IsaLevel::Avx512Bf16, Storage::Bf16) => Word::Bf16Pair,
+        (_, Storage::F32 | Storage::Bf16) => Word::Single,
+    };
+    Layout {
+        rows,
+        inputs,
+        word,
+        group_rows: group_rows(isa),
+    }
+}
+
+/// Computes `product` with all threads.
+///
+/// # Panics
+/// When the shapes do not fit together.
+pub(crate) fn multiply(pool: &Pool, isa: Isa, product: &Product<'_>) {
+    let Product {
+        weights,
+        left,
+        layout,
+        output,
+    } = product;
+    assert_eq!(
+        *layout,
+        left_layout(isa, weights.storage, layout.rows, weights.inputs),
+        "left-hand side"
+    );
+    assert!(left.len() >= layout.words(), "the left-hand side is complete");
+    assert!(layout.group_rows <= MAX_GROUP_ROWS, "a tile fits its buffer");
+    let (units, panels_per_unit) = match output {
+        Output::Store(matrix) | Output::Add(matrix) => {
+            assert_ne!(
+                weights.kind,
+                LinearKind::GateUp,
+                "gate and up are multiplied, not stored"
+            );
+            assert!(
+                matrix.len() >= layout.rows * weights.outputs,
+                "the result has room"
+            );
+            (weights.panels, 1)
+        }
+        Output::SiluMul(packed) => {
+            assert_eq!(weights.kind, LinearKind::GateUp, "two parts are needed");
+            let next = packed.layout();
+            assert!(
+                next.rows == layout.rows && next.inputs == weights.outputs,
+                "the next left-hand side fits"
+            );
+            (weights.panels / 2, 2)
+        }
+    };
+    let in_cache = (CHUNK_BYTES / (weights.panel_bytes() * panels_per_unit)).max(1);
+    let balanced = units.div_ceil(pool.threads() * CHUNKS_PER_THREAD).max(1);
+    pool.deal(units, in_cache.min(balanced), &|_, units| {
+        run_units(isa, product, units)
+    });
+}
+
+fn run_units(isa: Isa, product: &Product<'_>, units: Range<usize>) {
+    #[cfg(target_arch = "x86_64")]
+    match isa.level() {
+        IsaLevel::Portable => {}
+        IsaLevel::Avx2 => {
+            // SAFETY: an `Isa` of this level exists only where the CPU has avx2 and fma.
+            return unsafe { crate::gemm_avx2::run_units(product, units) };
+        }
+        IsaLevel::Avx512 => {
+            // SAFETY: an `Isa` of this level exists only where the CPU has avx512f.
+            return unsafe { crate::gemm_avx512::run_units(product, units) };
+        }
+        IsaLevel::Avx512Bf16 => {
+            if product.layout.word == Word::Bf16Pair {
+                // SAFETY: an `Isa` of this level exists only where the CPU has avx512f and avx512bf16.
+                return unsafe { crate::gemm_bf16::run_units(product, units) };
+            }
+            // SAFETY: an `Isa` of this level exists only where the CPU has avx512f.
+            return unsafe { crate::gemm_avx512::run_units(product, units) };
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = isa;
+    crate::gemm_portable::run_units(product, units);
+}
+
+/// Calls `tile(panel, group's words, rows, sums)` for every panel of `units` and every group of rows, and passes the sums on.
+/// Inlined into each level's own function, so that it is compiled with that level's instructions.
+#[inline(always)]
+pub(crate) fn for_each_tile<A: Arithmetic>(
+    product: &Product<'_>,
+    units: Range<usize>,
+    tile: impl Fn(&[[u32; PANEL]], &[u32], &mut Tile),
+) {
+    let Product {
+        weights,
+        left,
+        layout,
+        output,
+    } = product;
+    let mut sums = [[0.0; PANEL]; MAX_GROUP_ROWS];
+    let mut up_sums = [[0.0; PANEL]; MAX_GROUP_ROWS];
+    for group in 0..layout.groups() {
+        let rows = layout.rows_in(group);
+        let first_row = group * layout.group_rows;
+        let words = &left[layout.group_start(group)..][..rows * layout.steps()];
+        for unit in units.clone() {
+            let sums = &mut sums[..rows];
+            match output {
+                Output::Store(matrix) => {
+                    tile(weights.panel(unit), words, sums);
+                    finish(weights, unit, sums, *matrix, first_row, |_, sum| sum);
+                }
+                Output::Add(matrix) => {
+                    tile(weights.panel(unit), words, sums);
+                    finish(weights, unit, sums, *matrix, first_row, |before, sum| {
+                        before + sum
+                    });
+                }
+                Output::SiluMul(packed) => {
+                    let up_sums = &mut up_sums[..rows];
+                    tile(weights.panel(2 * unit), words, sums);
+                    tile(weights.panel(2 * unit + 1), words, up_sums);
+                    finish_silu::<A>(weights, unit, (sums, up_sums), *packed, first_row);
+                }
+            }
+        }
+    }
+}
+
+/// Adds the bias and combines a tile with the matrix it belongs to.
+#[inline(always)]
+fn finish(
+    weights: &PackedWeights,
+    panel: usize,
+    sums: &Tile,
+    matrix: SharedMut<'_, f32>,
+    first_row: usize,
+    combine: impl Fn(f32, f32) -> f32,
+) {
+    let columns = weights.outputs;
+    let first_column = panel * PANEL;
+    let width = (columns - first_column).min(PANEL);
+    let bias = weights.bias(panel);
+    for (row, sums) in sums.iter().enumerate() {
+        let start = (first_row + row) * columns + first_column;
+        // SAFETY: these columns belong to this panel, and each panel is dealt to one thread.
+        let into = unsafe { matrix.part(start, width) };
+        match (bias, <&mut [f32; PANEL]>::try_from(&mut *into)) {
+            (None, Ok(into)) => {
+                for (into, sum) in into.iter_mut().zip(sums) {
+                    *into = combine(*into, *sum);
+                }
+            }
+            (None, Err(_)) => {
+                for (into, sum) in into.iter_mut().zip(sums) {
+                    *into = combine(*into, *sum);
+                }
+            }
+            (Some(bias), _) => {
+                for ((into, sum), bias) in into.iter_mut().zip(sums).zip(bias) {
+                    *into = combine(*into, *sum + *bias);
+                }
+            }
+        }
+    }
+}
+
+/// Makes the next left-hand side of a tile of gates and a tile of ups.
+#[inline(always)]
+fn finish_silu<A: Arithmetic>(
+    weights: &PackedWeights,
+    unit: usize,
+    (gates, ups): (&Tile, &Tile),
+    packed: Packed<'_>,
+    first_row: usize,
+) {
+    const NO_BIAS: [f32; PANEL] = [0.0; PANEL];
+    let first_column = unit * PANEL;
+    let width = (weights.outputs - first_column).min(PANEL);
+    let gate_bias = weights.bias(2 * unit).unwrap_or(&NO_BIAS);
+    let up_bias = weights.bias(2 * unit + 1).unwrap_or(&NO_BIAS);
+    for (row, (gates, ups)) in gates.iter().zip(ups).enumerate() {
+        let mut products = [0.0; PANEL];
+        for lane in 0..PANEL {
+            products[lane] = silu::<A>(gates[lane] + gate_bias[lane]) * (ups[lane] + up_bias[lane]);
+        }
+        // SAFETY: these columns belong to this pair of panels, and each pair is dealt to one thread.
+        unsafe { packed.write(first_row + row, first_column, &products[..width]) };
+    }
+}
+
+/// The widened weights of one step of bf16 pairs: of the even input, then of the odd one.
+#[inline(always)]
+pub(crate) fn widen_pairs(step: &[u32; PANEL]) -> [[f32; PANEL]; 2] {
+    [
+        step.map(|word| f32::from_bits(word << 16)),
+        step.map(|word| f32::from_bits(word & 0xFFFF_0000)),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{levels, numbers};
+    use proptest::prelude::*;
+    use vlinders_kernel_api::{Dtype, LinearPart, TensorView};
+    use vlinders_kernel_reference::ops;
+
+    /// A random matrix as a checkpoint holds it, at an odd address.
+    struct Matrix {
+        shape: [usize; 2],
+        dtype: Dtype,
+        bytes: Vec<u8>,
+        wide: Vec<f32>,
+    }
+
+    impl Matrix {
+        fn new(seed: u64, outputs: usize, inputs: usize, dtype: Dtype) -> Self {
+            let mut bytes = vec![0];
+            for value in numbers(seed, outputs * inputs) {
+                match dtype {
+                    Dtype::F32 => bytes.extend(value.to_le_bytes()),
+                    Dtype::F16 => bytes.extend(half::f16::from_f32(value).to_le_bytes()),
+                    Dtype::Bf16 => bytes.extend(half::bf16::from_f32(value).to_le_bytes()),
+                }
+            }
+            let mut matrix = Self {
+                shape: [outputs, inputs],
+                dtype,
+                bytes,
+                wide: Vec::new(),
+            };
+            matrix.wide = matrix.view().widen();
+            matrix
+        }
+
+        fn view(&self) -> TensorView<'_> {
+            TensorView {
+                name: "w",
+                dtype: self.dtype,
+                shape: &self.shape,
+                bytes: &self.bytes[1..],
+            }
+        }
+    }
+
+    fn left_of(isa: Isa, weights: &PackedWeights, rows: &[Vec<f32>]) -> (Layout, Vec<u32>) {
+        let layout = left_layout(isa, weights.storage, rows.len(), weights.inputs);
+        let mut words = vec![u32::MAX; layout.words()];
+        let packed = Packed::new(&mut words, layout);
+        for (row, values) in rows.iter().enumerate() {
+            // SAFETY: one thread.
+            unsafe { packed.write(row, 0, values) };
+        }
+        (layout, words)
+    }
+
+    fn product(
+        pool: &Pool,
+        isa: Isa,
+        weights: &PackedWeights,
+        rows: &[Vec<f32>],
+        before: &[f32],
+    ) -> Vec<f32> {
+        let (layout, left) = left_of(isa, weights, rows);
+        let mut into = if before.is_empty() {
+            vec![f32::NAN; rows.len() * weights.outputs]
+        } else {
+            before.to_vec()
+        };
+        let shared = SharedMut::new(&mut into);
+        let output = if before.is_empty() {
+            Output::Store(shared)
+        } else {
+            Output::Add(shared)
+        };
+        multiply(
+            pool,
+            isa,
+            &Product {
+                weights,
+                left: &left,
+                layout,
+                output,
+            },
+        );
+        into
+    }
+
+    fn tolerance(dtype: Dtype) -> f64 {
+        match dtype {
+            Dtype::F32 | Dtype::F16 => 1e-5,
+            Dtype::Bf16 => 5e-3,
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn products_are_those_of_the_reference_and_rows_do_not_depend_on_their_neighbours(
+            rows in 1_usize..30,
+            outputs in prop_oneof![1_usize..5, 30_usize..35, 60_usize..200],
+            inputs in prop_oneof![1_usize..4, 14_usize..18, 60_usize..300],
+            dtype in prop_oneof![Just(Dtype::F32), Just(Dtype::F16), Just(Dtype::Bf16)],
+            has_bias: bool,
+            seed: u64,
+        ) {
+            let (matrix, bias) = (Matrix::new(seed, outputs, inputs, dtype), Matrix::new(seed ^ 9, outputs, 1, dtype));
+            let bias_view = TensorView { shape: &bias.shape[..1], ..bias.view() };
+            let parts = [LinearPart { weight: matrix.view(), bias: has_bias.then_some(bias_view) }];
+            let pool = Pool::new(2);
+            let weights = PackedWeights::pack(&pool, LinearKind::Plain, &parts, (outputs, inputs)).unwrap();
+            let lefts: Vec<Vec<f32>> = (0..rows as u64).map(|row| numbers(seed ^ (row << 8), inputs)).collect();
+            let before = numbers(seed ^ 5, rows * outputs);
+            let bias = has_bias.then_some(bias.wide.as_slice());
+            let expected: Vec<f32> =
+                lefts.iter().flat_map(|left| ops::matvec(&matrix.wide, bias, left, outputs)).collect();
+            let added: Vec<f32> = expected.iter().zip(&before).map(|(sum, before)| sum + before).collect();
+            for isa in levels() {
+                let found = product(&pool, isa, &weights, &lefts, &[]);
+                prop_assert!(ops::relative_l2(&found, &expected) < tolerance(dtype), "{isa:?}");
+                let found_added = product(&pool, isa, &weights, &lefts, &before);
+                prop_assert!(ops::relative_l2(&found_added, &added) < tolerance(dtype), "{isa:?}");
+                for (row, left) in lefts.iter().enumerate() {
+                    let alone = product(&pool, isa, &weights, std::slice::from_ref(left), &[]);
+                    prop_assert_eq!(&found[row * outputs..][..outputs], alone.as_slice());
+                }
+            }
+        }
+
+        #[test]
+        fn gates_times_ups_feed_the_next_product(
+            rows in 1_usize..16,
+            outputs in prop_oneof![1_usize..5, 30_usize..35, 60_usize..100],
+            inputs in 1_usize..80,
+            dtype in prop_oneof![Just(Dtype::F32), Just(Dtype::Bf16)],
+            seed: u64,
+        ) {
+            let (gate, up) = (Matrix::new(seed, outputs, inputs, dtype), Matrix::new(seed ^ 1, outputs, inputs, dtype));
+            let parts = [gate.view(), up.view()].map(|weight| LinearPart { weight, bias: None });
+            let pool = Pool::new(2);
+            let weights = PackedWeights::pack(&pool, LinearKind::GateUp, &parts, (2 * outputs, inputs)).unwrap();
+            let lefts: Vec<Vec<f32>> = (0..rows as u64).map(|row| numbers(seed ^ (row << 8), inputs)).collect();
+            let expected: Vec<f32> = lefts.iter().flat_map(|left| {
+                let gates = ops::matvec(&gate.wide, None, left, outputs);
+                let ups = ops::matvec(&up.wide, None, left, outputs);
+                gates.into_iter().zip(ups).map(|(gate, up)| ops::narrow(ops::silu(gate) * f64::from(up))).collect::<Vec<_>>()
+            }).collect();
+            for isa in levels() {
+                let (layout, left) = left_of(isa, &weights, &lefts);
+                let next = left_layout(isa, weights.storage, rows, outputs);
+                let mut words = vec![u32::MAX; next.words()];
+                let output = Output::SiluMul(Packed::new(&mut words, next));
+                multiply(&pool, isa, &Product { weights: &weights, left: &left, layout, output });
+                // Read back through a product with the identity.
+                let identity: Vec<u8> = (0..outputs * outputs)
+                    .flat_map(|index| f32::from(u8::from(index % (outputs + 1) == 0)).to_le_bytes())
+                    .collect();
+                let shape = [outputs, outputs];
+                let found: Vec<f32> = if next.word == Word::Single {
+                    let weight = TensorView { name: "identity", dtype: Dtype::F32, shape: &shape, bytes: &identity };
+                    let parts = [LinearPart { weight, bias: None }];
+                    let identity = PackedWeights::pack(&pool, LinearKind::Plain, &parts, (outputs, outputs)).unwrap();
+                    let mut found = vec![f32::NAN; rows * outputs];
+                    let output = Output::Store(SharedMut::new(&mut found));
+                    multiply(&pool, isa, &Product { weights: &identity, left: &words, layout: next, output });
+                    found
+                } else {
+                    (0..rows * outputs).map(|index| {
+                        let (row, input) = (index / outputs, index % outputs);
+                        let group = row / next.group_rows;
+                        let at = next.group_start(group) + input / 2 * next.rows_in(group) + row % next.group_rows;
+                        f32::from_bits((words[at] >> (16 * (input % 2))) << 16)
+                    }).collect()
+                };
+                prop_assert!(ops::relative_l2(&found, &expected) < 2.0 * tolerance(dtype), "{isa:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! The KV pool: one zeroed region that transfers and executors share.
+
+use vlinders_kernel_api::{KernelError, KvLayout, KvMemory};
+use vlinders_types::{BLOCK_TOKENS, BlockId};
+
+use crate::region::Region;
+
+/// Blocks of one executor. Backed by memory only where a block was ever written.
+pub(crate) struct CpuKvMemory {
+    region: Region,
+    layout: KvLayout,
+    block_count: u32,
+}
+
+impl CpuKvMemory {
+    pub(crate) fn new(layout: KvLayout, block_count: u32) -> Result<Self, KernelError> {
+        let what = "the KV pool";
+        let too_large = || KernelError::OutOfMemory {
+            what: what.to_owned(),
+            bytes: u64::MAX,
+        };
+        let bytes = layout
+            .block_bytes()
+            .checked_mul(block_count as usize)
+            .ok_or_else(too_large)?;
+        Ok(Self {
+            region: Region::zeroed(bytes, what)?,
+            layout,
+            block_count,
+        })
+    }
+
+    pub(crate) fn layout(&self) -> &KvLayout {
+        &self.layout
+    }
+
+    /// `count` bytes at `offset` inside `block`.
+    fn at(&self, block: BlockId, offset: usize, count: usize) -> *mut u8 {
+        assert!(block.0 < self.block_count, "the block is in the pool");
+        let block_bytes = self.layout.block_bytes();
+        assert!(
+            offset <= block_bytes && count <= block_bytes - offset,
+            "the bytes are in the block"
+        );
+        self.region
+            .as_ptr()
+            .wrapping_add(block.0 as usize * block_bytes + offset)
+    }
+
+    /// The K and the V tile of one block, head and layer, `[token][head_dim]` each.
+    ///
+    /// # Safety
+    /// Nobody writes this block while the result lives.
+    pub(crate) unsafe fn tiles(&self, block: BlockId, kv_head: u32, layer: u32) -> (&[u8], &[u8]) {
+        let bytes = self.layout.tile_bytes();
+        let start = self.at(
+            block,
+            self.layout.tile_offset(BlockId(0), kv_head, layer),
+            2 * bytes,
+        );
+        // SAFETY: `at` checked that both tiles lie in the region, which is initialised; the caller keeps writers away.
+        let both = unsafe { std::slice::from_raw_parts(start, 2 * bytes) };
+        both.split_at(bytes)
+    }
+
+    /// The places of one token's key and value of one head and layer, `[head_dim]` each.
+    ///
+    /// # Safety
+    /// Nobody else uses these places while the result lives.
+    #[expect(clippy::mut_from_ref, reason = "the caller is the only user of these bytes")]
+    pub(crate) unsafe fn slots(
+        &self,
+        block: BlockId,
+        kv_head: u32,
+        layer: u32,
+        position: u32,
+    ) -> (&mut [u8], &mut [u8]) {
+        let tile_bytes = self.layout.tile_bytes();
+        let token_bytes = tile_bytes / BLOCK_TOKENS as usize;
+        let key = self.layout.tile_offset(BlockId(0), kv_head, layer)
+            + (position % BLOCK_TOKENS) as usize * token_bytes;
+        let key_start = self.at(block, key, token_bytes);
+        let value_start = self.at(block, key + tile_bytes, token_bytes);
+        // SAFETY: `at` checked that the bytes lie in the region; the caller is their only user.
+        let key = unsafe { std::slice::from_raw_parts_mut(key_start, token_bytes) };
+        // SAFETY: as above, and a tile away from the key, so they do not overlap.
+        let value = unsafe { std::slice::from_raw_parts_mut(value_start, token_bytes) };
+        (key, value)
+    }
+}
+
+impl KvMemory for CpuKvMemory {
+    fn block_count(&self) -> u32 {
+        self.block_count
+    }
+
+    fn block_bytes(&self) -> usize {
+        self.layout.block_bytes()
+    }
+
+    fn with_block(&self, block: BlockId, see: &mut dyn FnMut(&[u8])) {
+        let bytes = self.layout.block_bytes();
+        // SAFETY: `at` checked that the block lies in the region; the trait's rule keeps writers away.
+        see(unsafe { std::slice::from_raw_parts(self.at(block, 0, bytes), bytes) });
+    }
+
+    fn write_block(&self, block: BlockId, bytes: &[u8]) {
+        assert_eq!(
+            bytes.len(),
+            self.layout.block_bytes(),
+            "exactly one block is written"
+        );
+        let start = self.at(block, 0, bytes.len());
+        // SAFETY: `at` checked that the block lies in the region; the trait's rule makes the caller its only user,
+        // so `bytes`, which is borrowed, lies elsewhere.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), start, bytes.len()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vlinders_kernel_api::Dtype;
+
+    #[test]
+    fn blocks_beyond_two_to_the_31_elements_keep_what_is_written() {
+        // 4 MiB a block; block 1,100 begins beyond 2^31 bf16 elements, and no block in between is ever touched.
+        let layout = KvLayout {
+            layers: 64,
+            kv_heads: 16,
+            head_dim: 64,
+            dtype: Dtype::Bf16,
+        };
+        let memory = CpuKvMemory::new(layout, 1_101).unwrap();
+        let (near, far) = (BlockId(76), BlockId(1_100));
+        assert!(layout.tile_offset(far, 0, 0) / 2 > 1 << 31);
+        // 2^32 bytes apart: the same place if offsets were kept in 32 bits.
+        assert_eq!(
+            (layout.tile_offset(far, 0, 0) - layout.tile_offset(near, 0, 0)) % (1 << 32),
+            0
+        );
+        memory.write_block(near, &vec![1; layout.block_bytes()]);
+        memory.write_block(far, &vec![2; layout.block_bytes()]);
+        for (block, byte) in [(near, 1), (far, 2)] {
+            memory.with_block(block, &mut |bytes| {
+                assert!(bytes.iter().all(|found| *found == byte))
+            });
+        }
+    }
+
+    #[test]
+    fn slots_and_tiles_name_the_same_bytes() {
+        let layout = KvLayout {
+            layers: 2,
+            kv_heads: 3,
+            head_dim: 8,
+            dtype: Dtype::F32,
+        };
+        let memory = CpuKvMemory::new(layout, 4).unwrap();
+        // SAFETY: one thread, and the places are given up before anybody reads.
+        let (key, value) = unsafe { memory.slots(BlockId(3), 2, 1, 16 + 5) };
+        key.fill(1);
+        value.fill(2);
+        // SAFETY: nobody writes any more.
+        let (keys, values) = unsafe { memory.tiles(BlockId(3), 2, 1) };
+        assert!(keys[5 * 32..6 * 32].iter().all(|byte| *byte == 1));
+        assert!(values[5 * 32..6 * 32].iter().all(|byte| *byte == 2));
+        assert_eq!(keys.iter().chain(values).filter(|byte| **byte != 0).count(), 64);
+    }
+
+    #[test]
+    #[should_panic(expected = "in the pool")]
+    fn a_block_outside_the_pool_is_refused() {
+        let layout = KvLayout {
+            layers: 1,
+            kv_heads: 1,
+            head_dim: 8,
+            dtype: Dtype::F32,
+        };
+        CpuKvMemory::new(layout, 4)
+            .unwrap()
+            .with_block(BlockId(4), &mut |_| {});
+    }
+}
