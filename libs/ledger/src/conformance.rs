@@ -1,0 +1,153 @@
+//! The suite that every ledger passes. Each claim gets an empty ledger.
+
+use vlinders_types::{
+    FinishReason, KeyId, ModelName, RequestId, TenantId, TokenCounts, UsageEvent, WorkerId,
+};
+
+use crate::{Ledger, Recorded, UsageQuery, UsageTotal};
+
+/// An event whose facts follow from its number: odd ones are tenant `b`'s.
+#[must_use]
+pub fn event(number: u32) -> UsageEvent {
+    let odd = !number.is_multiple_of(2);
+    UsageEvent {
+        request_id: RequestId::from_parts(1_000, u128::from(number)),
+        attempt: number % 3,
+        tenant: TenantId::new(if odd { "b" } else { "a" }),
+        key: KeyId::new("key"),
+        model: ModelName::new("model"),
+        writer: WorkerId::new("decode-0"),
+        counts: TokenCounts {
+            prompt: number,
+            cached: number / 2,
+            completion: 10,
+        },
+        finish: if odd {
+            FinishReason::Cancelled
+        } else {
+            FinishReason::Length
+        },
+        stream: odd,
+        created_ms: 1_000,
+        first_token_ms: odd.then_some(1_500),
+        finished_ms: 2_000 + u64::from(number),
+    }
+}
+
+/// What is recorded reads back as it was, newest first.
+///
+/// # Panics
+/// When it does not.
+pub async fn recorded_events_read_back(ledger: &dyn Ledger) {
+    let events: Vec<UsageEvent> = (0..5).map(event).collect();
+    let recorded = ledger.record(&events).await.expect("recording works");
+    assert_eq!(
+        recorded,
+        Recorded {
+            inserted: 5,
+            duplicates: 0
+        }
+    );
+    let mut read = ledger.usage(&UsageQuery::default()).await.expect("reading works");
+    read.reverse();
+    assert_eq!(read, events);
+}
+
+/// The same event again changes nothing, alone or among others, even with other numbers in it.
+///
+/// # Panics
+/// When it does.
+pub async fn a_request_is_recorded_once(ledger: &dyn Ledger) {
+    ledger.record(&[event(1)]).await.expect("recording works");
+    let mut other = event(1);
+    other.counts.completion = 999;
+    let recorded = ledger
+        .record(&[event(1), event(2), other, event(2)])
+        .await
+        .expect("recording works");
+    assert_eq!(
+        recorded,
+        Recorded {
+            inserted: 1,
+            duplicates: 3
+        }
+    );
+    let read = ledger.usage(&UsageQuery::default()).await.expect("reading works");
+    assert_eq!(read, [event(2), event(1)]);
+}
+
+/// Every part of a query narrows what it finds.
+///
+/// # Panics
+/// When it does not.
+pub async fn queries_narrow(ledger: &dyn Ledger) {
+    let events: Vec<UsageEvent> = (0..10).map(event).collect();
+    ledger.record(&events).await.expect("recording works");
+    let queries = [
+        (
+            UsageQuery {
+                tenant: Some(TenantId::new("b")),
+                ..UsageQuery::default()
+            },
+            vec![9, 7, 5, 3, 1],
+        ),
+        (
+            UsageQuery {
+                model: Some(ModelName::new("other")),
+                ..UsageQuery::default()
+            },
+            vec![],
+        ),
+        (
+            UsageQuery {
+                from_ms: Some(2_007),
+                ..UsageQuery::default()
+            },
+            vec![9, 8, 7],
+        ),
+        (
+            UsageQuery {
+                until_ms: Some(2_002),
+                ..UsageQuery::default()
+            },
+            vec![1, 0],
+        ),
+        (
+            UsageQuery {
+                limit: Some(2),
+                ..UsageQuery::default()
+            },
+            vec![9, 8],
+        ),
+    ];
+    for (query, expected) in queries {
+        let expected: Vec<UsageEvent> = expected.into_iter().map(event).collect();
+        assert_eq!(
+            ledger.usage(&query).await.expect("reading works"),
+            expected,
+            "{query:?}"
+        );
+    }
+}
+
+/// Totals are the sums of what they cover.
+///
+/// # Panics
+/// When they are not.
+pub async fn totals_are_sums(ledger: &dyn Ledger) {
+    let events: Vec<UsageEvent> = (0..4).map(event).collect();
+    ledger.record(&events).await.expect("recording works");
+    let total = |tenant: &str, prompt_tokens, cached_tokens| UsageTotal {
+        tenant: TenantId::new(tenant),
+        model: ModelName::new("model"),
+        requests: 2,
+        prompt_tokens,
+        cached_tokens,
+        completion_tokens: 20,
+    };
+    let totals = ledger
+        .totals(&UsageQuery::default())
+        .await
+        .expect("summing works");
+    assert_eq!(totals, [total("a", 2, 1), total("b", 4, 1)]);
+}

@@ -1,0 +1,94 @@
+//! The [`Ledger`] trait.
+
+use async_trait::async_trait;
+use vlinders_types::{ModelName, TenantId, UsageEvent};
+
+/// A failed ledger operation.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The database refused or failed.
+    #[error("ledger: {what}")]
+    Database {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The database holds something this version did not write.
+    #[error("ledger: {what} `{found}` is not known to this version")]
+    Foreign {
+        /// Which column or number.
+        what: &'static str,
+        /// What it holds.
+        found: String,
+    },
+    /// The ledger was closed.
+    #[error("ledger: closed")]
+    Closed,
+}
+
+impl LedgerError {
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Database { .. } => true,
+            Self::Foreign { .. } | Self::Closed => false,
+        }
+    }
+}
+
+/// What became of recorded events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Recorded {
+    /// New in the ledger.
+    pub inserted: u64,
+    /// Of requests the ledger had already; it is unchanged by them.
+    pub duplicates: u64,
+}
+
+/// Which usage is asked for. The default asks for everything.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct UsageQuery {
+    /// Only this tenant's.
+    pub tenant: Option<TenantId>,
+    /// Only of this model.
+    pub model: Option<ModelName>,
+    /// Finished at or after this, milliseconds since 1970.
+    pub from_ms: Option<u64>,
+    /// Finished before this, milliseconds since 1970.
+    pub until_ms: Option<u64>,
+    /// The newest so many requests; none means all. Totals ignore it.
+    pub limit: Option<u32>,
+}
+
+/// The usage of one tenant and model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsageTotal {
+    /// Who.
+    pub tenant: TenantId,
+    /// Of what.
+    pub model: ModelName,
+    /// Requests.
+    pub requests: u64,
+    /// Prompt tokens, cached ones included.
+    pub prompt_tokens: u64,
+    /// Prompt tokens found in a cache.
+    pub cached_tokens: u64,
+    /// Generated tokens.
+    pub completion_tokens: u64,
+}
+
+/// Keeps usage.
+#[async_trait]
+pub trait Ledger: Send + Sync + 'static {
+    /// Records events, all or none. An event of a request that is recorded already changes nothing.
+    async fn record(&self, events: &[UsageEvent]) -> Result<Recorded, LedgerError>;
+
+    /// Recorded requests, newest first.
+    async fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageEvent>, LedgerError>;
+
+    /// Sums by tenant and model, sorted by both.
+    async fn totals(&self, query: &UsageQuery) -> Result<Vec<UsageTotal>, LedgerError>;
+}

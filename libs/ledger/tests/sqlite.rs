@@ -1,0 +1,63 @@
+//! SQLite passes the suite, keeps what it has across a restart, and refuses what is not its own.
+
+use std::path::Path;
+
+use vlinders_ledger::conformance::{self, event};
+use vlinders_ledger::{Ledger, LedgerError, SqliteLedger, UsageQuery};
+
+fn ledger(folder: &Path) -> SqliteLedger {
+    SqliteLedger::open(&folder.join("usage.sqlite")).expect("a new ledger opens")
+}
+
+#[tokio::test]
+async fn sqlite_conforms() {
+    let folders = [(); 4].map(|()| tempfile::tempdir().unwrap());
+    conformance::recorded_events_read_back(&ledger(folders[0].path())).await;
+    conformance::a_request_is_recorded_once(&ledger(folders[1].path())).await;
+    conformance::queries_narrow(&ledger(folders[2].path())).await;
+    conformance::totals_are_sums(&ledger(folders[3].path())).await;
+}
+
+#[tokio::test]
+async fn a_second_opening_finds_what_the_first_recorded() {
+    let folder = tempfile::tempdir().unwrap();
+    ledger(folder.path()).record(&[event(1)]).await.unwrap();
+    let (first, second) = (ledger(folder.path()), ledger(folder.path()));
+    first.record(&[event(2)]).await.unwrap();
+    assert_eq!(
+        second.usage(&UsageQuery::default()).await.unwrap(),
+        [event(2), event(1)]
+    );
+}
+
+#[test]
+fn a_file_that_is_no_ledger_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("usage.sqlite");
+    std::fs::write(
+        &path,
+        "certainly no database, and long enough to be looked at by SQLite",
+    )
+    .unwrap();
+    assert!(matches!(
+        SqliteLedger::open(&path),
+        Err(LedgerError::Database { .. })
+    ));
+    assert!(matches!(
+        SqliteLedger::open(folder.path()),
+        Err(LedgerError::Database { .. })
+    ));
+}
+
+#[test]
+fn a_ledger_of_a_newer_version_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("usage.sqlite");
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection.pragma_update(None, "user_version", 99).unwrap();
+    drop(connection);
+    assert!(matches!(
+        SqliteLedger::open(&path),
+        Err(LedgerError::Foreign { .. })
+    ));
+}
