@@ -10,6 +10,7 @@ use safetensors::SafeTensors;
 use support::Sequence;
 use vlinders_engine::{Engine, EngineError, EngineOptions, KvBudget, ModelEngine};
 use vlinders_kernel_api::{Backend, Urgency};
+use vlinders_kernel_cpu::{CpuBackend, CpuOptions};
 use vlinders_kernel_reference::ReferenceBackend;
 use vlinders_model::{LoadedModel, ModelSource};
 use vlinders_types::TokenId;
@@ -84,6 +85,11 @@ fn check_every_family(make: Make) {
 #[test]
 fn golden_tokens_survive_a_hand_off_on_the_reference_backend() {
     check_every_family(reference);
+}
+
+#[test]
+fn golden_tokens_survive_a_hand_off_on_the_cpu_backend() {
+    check_every_family(|| Box::new(CpuBackend::new(CpuOptions::default()).unwrap()));
 }
 
 #[test]

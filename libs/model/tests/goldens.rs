@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use safetensors::SafeTensors;
 use vlinders_kernel_api::{Backend, Dtype, Executor, TensorView, Urgency};
+use vlinders_kernel_cpu::{CpuBackend, CpuOptions, IsaLevel};
 use vlinders_kernel_reference::ReferenceBackend;
 use vlinders_model::{LoadedModel, ModelSource, StepLimits};
 use vlinders_types::{Batch, BatchRow, BlockId, SampleRow, SamplingParams, SequenceId, Span, TokenId};
@@ -178,8 +179,9 @@ fn distance(found: &[f32], expected: &[f32]) -> f64 {
 }
 
 /// The golden prompt in every way it can be computed. Chunking and company change no bit.
-fn check_logits(backend: Box<dyn Backend>, checkpoint: &str, golden: &Golden, tolerance: f64) {
-    let name = backend.facts().name;
+fn check_logits(backend: Box<dyn Backend>, checkpoint: &str, golden: &Golden, tolerance: f64) -> Vec<f32> {
+    let facts = backend.facts();
+    let name = format!("{} ({})", facts.name, facts.detail);
     let mut run = Run::start(backend, checkpoint);
     let whole = run.prompt_logits(&golden.prompt, golden.prompt.len());
     let error = distance(&whole, &golden.logits);
@@ -213,37 +215,53 @@ fn check_logits(backend: Box<dyn Backend>, checkpoint: &str, golden: &Golden, to
         whole == together,
         "{name} {checkpoint}: company changes the logits"
     );
+    whole
 }
 
-type Make = fn() -> Box<dyn Backend>;
+type Make<'a> = &'a dyn Fn() -> Box<dyn Backend>;
 
-fn check_family(make: Make, family: &str) {
-    let golden = Golden::read(family, "logits");
-    let checkpoint = format!("{family}/f32");
-    check_logits(make(), &checkpoint, &golden, F32_TOLERANCE);
-    let greedy = Run::start(make(), &checkpoint).greedy(&golden.prompt, golden.greedy.len());
-    assert_eq!(greedy, golden.greedy, "{checkpoint}");
-    let golden = Golden::read(family, "bf16.logits");
-    check_logits(make(), &format!("{family}/bf16"), &golden, HALF_TOLERANCE);
-}
-
-fn reference() -> Box<dyn Backend> {
-    Box::new(ReferenceBackend::new())
-}
-
-fn check_every_family(make: Make) {
+/// The logits of every golden checkpoint, for comparing backends bit by bit.
+fn check_every_family(make: Make<'_>) -> Vec<Vec<f32>> {
+    let mut logits = Vec::new();
     for family in FAMILIES {
-        check_family(make, family);
+        let golden = Golden::read(family, "logits");
+        let checkpoint = format!("{family}/f32");
+        logits.push(check_logits(make(), &checkpoint, &golden, F32_TOLERANCE));
+        let greedy = Run::start(make(), &checkpoint).greedy(&golden.prompt, golden.greedy.len());
+        assert_eq!(greedy, golden.greedy, "{checkpoint}");
+        let golden = Golden::read(family, "bf16.logits");
+        logits.push(check_logits(
+            make(),
+            &format!("{family}/bf16"),
+            &golden,
+            HALF_TOLERANCE,
+        ));
     }
-    check_logits(
-        make(),
-        "llama/f16",
-        &Golden::read("llama", "f16.logits"),
-        HALF_TOLERANCE,
-    );
+    let golden = Golden::read("llama", "f16.logits");
+    logits.push(check_logits(make(), "llama/f16", &golden, HALF_TOLERANCE));
+    logits
 }
 
 #[test]
 fn the_reference_backend_matches_every_family() {
-    check_every_family(reference);
+    check_every_family(&|| Box::new(ReferenceBackend::new()));
+}
+
+/// With every set of instructions this CPU has, and the same bits whatever the number of threads is.
+#[test]
+fn the_cpu_backend_matches_every_family() {
+    for level in IsaLevel::ALL {
+        let new = |threads| {
+            CpuBackend::new(CpuOptions {
+                threads: Some(threads),
+                force: Some(level),
+            })
+        };
+        if let Err(missing) = new(1) {
+            println!("not tested: {missing}");
+            continue;
+        }
+        let logits = [1, 2].map(|threads| check_every_family(&|| Box::new(new(threads).unwrap())));
+        assert!(logits[0] == logits[1], "{level}: threads change the logits");
+    }
 }
