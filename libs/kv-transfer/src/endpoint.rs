@@ -2,13 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use vlinders_kernel_api::KvMemory;
-use vlinders_types::{Hello, RequestId, WorkerId};
+use vlinders_types::{Hello, RequestId};
 
 use crate::frames::{Attach, Frame, HelloFrame};
 use crate::hand_off::{HandOff, Terms};
@@ -16,68 +15,9 @@ use crate::pull::PullOrder;
 use crate::quarantine::Quarantine;
 use crate::ticket::{self, Claim};
 use crate::{
-    Door, KvTransport, Listener, OpenError, PROTOCOL, PullError, Refusal, Source, SourceEnd, TransferCounts,
-    TransportError,
+    Door, EndpointConfig, KvTransport, Listener, OpenError, PROTOCOL, PullError, Refusal, Source, SourceEnd,
+    TransferCounts, TransportError,
 };
-
-/// Milliseconds since 1970.
-pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
-
-/// Who an endpoint is and how long it waits.
-#[derive(Clone)]
-pub struct EndpointConfig {
-    /// Whose endpoint it is.
-    pub worker: WorkerId,
-    /// Which life of the worker; never used twice.
-    pub incarnation: u64,
-    /// Random and kept nowhere else: who knows it can forge tickets.
-    pub ticket_key: [u8; 32],
-    /// Equal for pools whose blocks may be exchanged.
-    pub layout_hash: u64,
-    /// Tells when tickets expire.
-    pub clock: Clock,
-    /// A peer silent for so long is given up.
-    pub lease: Duration,
-    /// No hand-off takes longer, however lively its peer.
-    pub limit: Duration,
-    /// Hand-offs open as source at once.
-    pub max_hand_offs: usize,
-    /// Pulls open at once.
-    pub max_pulls: usize,
-    /// Blocks of one READY at most; a chunk is read between two heartbeats.
-    pub chunk_blocks: usize,
-}
-
-impl EndpointConfig {
-    /// The usual times and limits.
-    #[must_use]
-    pub fn new(
-        worker: WorkerId,
-        incarnation: u64,
-        ticket_key: [u8; 32],
-        layout_hash: u64,
-        clock: Clock,
-    ) -> Self {
-        Self {
-            worker,
-            incarnation,
-            ticket_key,
-            layout_hash,
-            clock,
-            lease: Duration::from_secs(30),
-            // The longest prompt on the slowest backend we serve takes minutes.
-            limit: Duration::from_secs(600),
-            max_hand_offs: 1024,
-            max_pulls: 1024,
-            chunk_blocks: 64,
-        }
-    }
-
-    /// Between two signs of life: a lease survives the loss of five.
-    pub(crate) fn heartbeat(&self) -> Duration {
-        self.lease / 6
-    }
-}
 
 /// What is open at an endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -11,6 +11,7 @@
 //! This crate knows blocks and bytes, never models, tokens or sequences.
 
 mod codec;
+mod config;
 mod counts;
 mod destination_phase;
 mod endpoint;
@@ -34,11 +35,12 @@ pub mod conformance;
 mod phases_agree;
 
 pub use codec::{FrameError, MAX_FRAME_BYTES, decode_frame, encode_frame};
+pub use config::{Clock, EndpointConfig};
 pub use counts::TransferCounts;
 pub use destination_phase::{
     DestinationEvent, DestinationPhase, IllegalDestinationStep, Progress, Settlement,
 };
-pub use endpoint::{Clock, Endpoint, EndpointConfig, OpenHandOffs};
+pub use endpoint::{Endpoint, OpenHandOffs};
 pub use error::{OpenError, PullError, PullErrorKind, ReadyError, Refusal, TransportError};
 pub use frames::{
     Attach, BlockSum, Frame, HelloFrame, MAX_FRAME_BLOCKS, MAX_LAST_BYTES, Ready, ReleaseOutcome,

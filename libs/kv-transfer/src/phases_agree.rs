@@ -324,7 +324,10 @@ proptest! {
     ) {
         let mut world = World::new(first_needed);
         for happening in happenings {
+            let before = world.source;
             world.happen(happening);
+            prop_assert!(before.end().is_none() || before.end() == world.source.end(), "an end changed");
+            prop_assert!(!before.is_ended() || world.source.is_ended(), "freed blocks were taken again");
             world.check()?;
         }
         world.heal();

@@ -5,6 +5,7 @@
 mod faults;
 mod raw;
 mod refusals;
+mod silences;
 mod transfers;
 mod withdrawals;
 mod world;
@@ -15,6 +16,11 @@ pub use refusals::{
     a_ticket_is_good_for_one_use, an_expired_ticket_is_refused, another_layout_is_refused,
     frames_out_of_order_are_refused, too_many_hand_offs_are_refused,
 };
+pub use silences::{
+    a_destination_that_never_finishes_hits_the_limit, a_silent_destination_expires,
+    a_slow_source_is_waited_for, a_source_that_never_gets_ready_hits_the_limit,
+    a_stalled_source_ends_the_pull, an_offer_nobody_takes_expires,
+};
 pub use transfers::{
     a_corrupt_block_is_found, a_wholly_cached_sequence_moves_no_block, blocks_before_the_first_needed_stay,
     bytes_arrive_equal, fifty_hand_offs_at_once, transfer_overlaps_compute,
@@ -23,9 +29,7 @@ pub use withdrawals::{
     a_dropped_outcome_can_be_awaited_again, a_dropped_pull_releases_the_source,
     a_dropped_source_ends_the_pull, a_killed_destination_frees_the_source, a_killed_source_ends_the_pull,
     a_late_ready_changes_nothing, a_release_counts_once, a_release_of_another_attempt_does_not_count,
-    a_silent_destination_expires, a_slow_source_is_waited_for, a_source_that_never_gets_ready_hits_the_limit,
-    a_source_that_withdraws_ends_the_pull, a_stalled_source_ends_the_pull, an_offer_nobody_takes_expires,
-    blocks_that_were_not_announced_cannot_be_read,
+    a_source_that_withdraws_ends_the_pull, blocks_that_were_not_announced_cannot_be_read,
 };
 
 use std::sync::Arc;
@@ -59,6 +63,7 @@ macro_rules! transport_conformance {
             bytes_arrive_equal transfer_overlaps_compute blocks_before_the_first_needed_stay
             a_wholly_cached_sequence_moves_no_block a_corrupt_block_is_found fifty_hand_offs_at_once
             a_slow_source_is_waited_for a_source_that_never_gets_ready_hits_the_limit
+            a_destination_that_never_finishes_hits_the_limit
             a_stalled_source_ends_the_pull a_silent_destination_expires an_offer_nobody_takes_expires
             a_killed_source_ends_the_pull a_killed_destination_frees_the_source
             a_source_that_withdraws_ends_the_pull a_late_ready_changes_nothing

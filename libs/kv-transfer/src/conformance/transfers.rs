@@ -125,12 +125,12 @@ pub async fn a_wholly_cached_sequence_moves_no_block(fixture: &dyn TransportFixt
 
 /// One wrong bit is found by the destination, and both sides know how the hand-off ended.
 pub async fn a_corrupt_block_is_found(fixture: &dyn TransportFixture) {
-    // The last of few, so that the last state is there; and the second of many, with chunks queued behind it.
-    for (count, spoiled, knows_last) in [(3, 2, true), (200, 1, false)] {
+    // The last of few, so that the last state is there; and one of many, when the source's queue has filled up.
+    for (count, spoiled, knows_last) in [(3, 2, true), (200, 100, false)] {
         let destination = scattered(50, count);
         let memory = fixture.memory(POOL_BLOCKS, BLOCK_BYTES);
         let memory = Arc::new(FaultyMemory::new(memory, destination[spoiled]));
-        let world = World::with(fixture, memory, |_| {});
+        let world = World::with(fixture, memory, |source| source.chunk_blocks = 2);
         let blocks = world.filled_blocks(1, count);
         let source = world.open(blocks.len());
         source.ready(0, &blocks, last()).expect("in order");
