@@ -1,1 +1,146 @@
-//! Placeholder of the skeleton.
+//! The HTTP side: an OpenAI-compatible server in front of the queue. It checks, tokenizes and enqueues requests, and
+//! turns the step batches that come back into answers and event streams. It knows nothing of blocks or kernels.
+//!
+//! [`start`] serves on a listener that is already bound; it stops with the [`Tasks`] it was given: first it takes no
+//! new connections and requests, then running streams finish, then the tasks behind them end.
+
+mod app;
+mod caller;
+mod config;
+mod entropy;
+mod generate;
+mod http;
+mod limiter;
+mod metrics;
+mod models;
+mod server;
+mod streams;
+mod workers;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use vlinders_bus::{Bus, BusError};
+use vlinders_service_kit::{Clock, Metrics, Stage, Tasks};
+use vlinders_types::{FrontendId, ModelName};
+
+use crate::app::App;
+use crate::generate::Preparer;
+use crate::metrics::FrontendMetrics;
+use crate::streams::{Canceller, Streams, WayBack};
+use crate::workers::Workers;
+
+pub use caller::{Anonymous, Authenticator, Caller};
+pub use config::FrontendConfig;
+pub use entropy::{Entropy, SystemEntropy};
+pub use limiter::{Admission, InProcessLimiter, Limiter, RateLimit};
+pub use models::{NameTaken, ServedModel, ServedModels};
+
+/// What a frontend is made of.
+pub struct FrontendParts {
+    /// Carries requests out and tokens back. Its request stream exists already.
+    pub bus: Arc<dyn Bus>,
+    /// What is served.
+    pub models: ServedModels,
+    /// Who may come in.
+    pub authenticator: Arc<dyn Authenticator>,
+    /// And how often.
+    pub limiter: Arc<dyn Limiter>,
+    /// The time of day.
+    pub clock: Arc<dyn Clock>,
+    /// Ids and seeds.
+    pub entropy: Arc<dyn Entropy>,
+    /// Runs and stops everything.
+    pub tasks: Tasks,
+    /// Shown at `/metrics`; shared with the process's other roles.
+    pub metrics: Metrics,
+    /// Limits.
+    pub config: FrontendConfig,
+}
+
+/// A frontend that could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The listener has no address.
+    #[error("the listener cannot be used")]
+    Listener(#[from] std::io::Error),
+    /// The bus refused a subscription.
+    #[error("cannot listen on the bus")]
+    Bus(#[from] BusError),
+}
+
+/// A running frontend. Dropping it changes nothing: the frontend stops with its tasks.
+#[derive(Clone)]
+pub struct FrontendHandle {
+    address: SocketAddr,
+    app: Arc<App>,
+}
+
+impl FrontendHandle {
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its name on the bus, new in every life.
+    #[must_use]
+    pub fn id(&self) -> &FrontendId {
+        &self.app.frontend
+    }
+
+    /// Requests queued or running.
+    #[must_use]
+    pub fn requests_in_flight(&self) -> usize {
+        self.app.streams.running()
+    }
+
+    /// Whether a prefill and a decode worker are alive for this model.
+    #[must_use]
+    pub fn is_served(&self, model: &ModelName) -> bool {
+        self.app.workers.serve(model, self.app.config.beacon_fresh)
+    }
+}
+
+/// Subscribes to the bus, then serves on `listener`.
+///
+/// # Errors
+/// When the bus cannot be listened on.
+pub async fn start(parts: FrontendParts, listener: TcpListener) -> Result<FrontendHandle, StartError> {
+    let address = listener.local_addr()?;
+    let frontend = FrontendId::new(&format!("{:016x}", parts.entropy.next_u64()));
+    let metrics = Arc::new(FrontendMetrics::new(parts.metrics));
+    let workers = Arc::new(Workers::default());
+    let (canceller, cancels) =
+        Canceller::new(Arc::clone(&parts.bus), Arc::clone(&workers), Arc::clone(&metrics));
+    let streams = Streams::new(parts.config.requests_in_flight, canceller, Arc::clone(&metrics));
+    let way = WayBack::new(
+        Arc::clone(&parts.bus),
+        frontend.clone(),
+        Arc::clone(&streams),
+        Arc::clone(&workers),
+        Arc::clone(&metrics),
+    );
+    streams::spawn(way, cancels, &parts.tasks, &parts.config).await?;
+    let app = Arc::new(App {
+        frontend,
+        bus: parts.bus,
+        models: parts.models,
+        authenticator: parts.authenticator,
+        limiter: parts.limiter,
+        started_s: parts.clock.now_ms() / 1000,
+        clock: parts.clock,
+        entropy: parts.entropy,
+        metrics,
+        streams,
+        workers,
+        preparer: Preparer::new(parts.config.preparing, parts.config.waiting_to_prepare),
+        body_memory: Arc::new(Semaphore::new(parts.config.body_memory_bytes / 1024)),
+        stopping: parts.tasks.stopping(Stage::Intake),
+        config: parts.config,
+    });
+    server::spawn(Arc::clone(&app), listener, &parts.tasks);
+    Ok(FrontendHandle { address, app })
+}

@@ -1,0 +1,45 @@
+//! What every request handler can reach.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use vlinders_bus::Bus;
+use vlinders_service_kit::Clock;
+use vlinders_types::{FrontendId, RequestId};
+
+use crate::generate::Preparer;
+use crate::metrics::FrontendMetrics;
+use crate::streams::Streams;
+use crate::workers::Workers;
+use crate::{Authenticator, Entropy, FrontendConfig, Limiter, ServedModels};
+
+/// The parts of a running frontend.
+pub(crate) struct App {
+    pub(crate) frontend: FrontendId,
+    pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) models: ServedModels,
+    pub(crate) authenticator: Arc<dyn Authenticator>,
+    pub(crate) limiter: Arc<dyn Limiter>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) metrics: Arc<FrontendMetrics>,
+    pub(crate) streams: Arc<Streams>,
+    pub(crate) workers: Arc<Workers>,
+    pub(crate) preparer: Preparer,
+    /// One permit for each KiB of a body in memory.
+    pub(crate) body_memory: Arc<Semaphore>,
+    pub(crate) config: FrontendConfig,
+    /// Cancelled when no new requests are taken.
+    pub(crate) stopping: CancellationToken,
+    /// Seconds since 1970 at the start.
+    pub(crate) started_s: u64,
+}
+
+impl App {
+    /// A new id, never one a client chose: usage is counted once for each id.
+    pub(crate) fn new_request_id(&self) -> RequestId {
+        let random = (u128::from(self.entropy.next_u64()) << 64) | u128::from(self.entropy.next_u64());
+        RequestId::from_parts(self.clock.now_ms(), random)
+    }
+}

@@ -1,0 +1,66 @@
+//! The frontend's limits in time and number. What a request may hold is in `vlinders_openai_api::LIMITS`.
+
+use std::time::Duration;
+
+use vlinders_openai_api::UnknownFields;
+
+/// How the frontend behaves. [`FrontendConfig::default`] is fit for production.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrontendConfig {
+    /// The queue requests are put into, the last part of `vl.req.<model>.<queue>`.
+    pub queue: String,
+    /// How long a request may take from acceptance to its last token.
+    pub request_deadline: Duration,
+    /// How long a client may take to send the first byte, and then the head of a request.
+    pub head_deadline: Duration,
+    /// How long a client may take to send a body.
+    pub body_deadline: Duration,
+    /// How long a client may leave us without reading anything before its connection is cut.
+    pub stalled_client: Duration,
+    /// Text and log-probabilities held for one client that reads slowly.
+    pub stream_buffer_bytes: usize,
+    /// Silence on a stream after which a comment shows that it lives.
+    pub keep_alive: Duration,
+    /// Open connections at most.
+    pub connections: usize,
+    /// Streams that one HTTP/2 connection may have open.
+    pub streams_per_connection: u32,
+    /// Requests queued or running at most.
+    pub requests_in_flight: usize,
+    /// Bytes of all bodies held at one time.
+    pub body_memory_bytes: usize,
+    /// Requests rendered and tokenized at one time.
+    pub preparing: usize,
+    /// Requests that may wait to be rendered and tokenized.
+    pub waiting_to_prepare: usize,
+    /// How old a worker's beacon may be for the worker to count as alive.
+    pub beacon_fresh: Duration,
+    /// How long running streams may go on once the process is asked to stop.
+    pub drain: Duration,
+    /// What to do with fields nobody knows.
+    pub unknown_fields: UnknownFields,
+}
+
+impl Default for FrontendConfig {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        Self {
+            queue: vlinders_wire::subjects::DEFAULT_QUEUE.to_owned(),
+            request_deadline: Duration::from_secs(300),
+            head_deadline: Duration::from_secs(10),
+            body_deadline: Duration::from_secs(30),
+            stalled_client: Duration::from_secs(60),
+            stream_buffer_bytes: 256 * 1024,
+            keep_alive: Duration::from_secs(15),
+            connections: 8192,
+            streams_per_connection: 128,
+            requests_in_flight: 8192,
+            body_memory_bytes: 256 * 1024 * 1024,
+            preparing: cores,
+            waiting_to_prepare: 512,
+            beacon_fresh: Duration::from_secs(3),
+            drain: Duration::from_secs(20),
+            unknown_fields: UnknownFields::Refuse,
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! `/v1/chat/completions` and `/v1/completions`: check, prepare, enqueue, answer.
+
+mod failure;
+mod prepare;
+mod sse;
+mod submit;
+mod unary;
+mod writer;
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use vlinders_openai_api::ApiError;
+
+pub(crate) use prepare::{Preparer, model_not_found};
+
+use crate::app::App;
+use crate::http::{RequestContext, error_response, rate_headers, read_json};
+use crate::{Admission, Caller};
+
+/// Which endpoint a request came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Endpoint {
+    Chat,
+    Completion,
+}
+
+/// `/v1/chat/completions`.
+pub(crate) async fn chat(
+    State(app): State<Arc<App>>,
+    Extension(context): Extension<RequestContext>,
+    request: Request,
+) -> Response {
+    serve(app, context, Endpoint::Chat, request).await
+}
+
+/// `/v1/completions`.
+pub(crate) async fn completion(
+    State(app): State<Arc<App>>,
+    Extension(context): Extension<RequestContext>,
+    request: Request,
+) -> Response {
+    serve(app, context, Endpoint::Completion, request).await
+}
+
+async fn serve(app: Arc<App>, context: RequestContext, endpoint: Endpoint, request: Request) -> Response {
+    let caller = match app.authenticator.authenticate(request.headers()).await {
+        Ok(caller) => caller,
+        Err(error) => return error_response(&error),
+    };
+    let (limit, result) = match app.limiter.admit(&caller).await {
+        Admission::Admitted(limit) => (limit, answer(&app, context, caller, endpoint, request).await),
+        Admission::Refused { limit, retry_after } => {
+            let seconds = u32::try_from(retry_after.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
+            let text = format!("too many requests for this key; try again in {seconds} s");
+            (
+                Some(limit),
+                Err(ApiError::new(429, "rate_limit_exceeded", text).with_retry_after(seconds)),
+            )
+        }
+    };
+    let mut response = result.unwrap_or_else(|error| error_response(&error));
+    if let Some(limit) = limit {
+        rate_headers(response.headers_mut(), limit);
+    }
+    response
+}
+
+async fn answer(
+    app: &Arc<App>,
+    context: RequestContext,
+    caller: Caller,
+    endpoint: Endpoint,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let trace_parent = submit::trace_parent(request.headers());
+    let body = read_json(app, request).await?;
+    let prepared = app.preparer.prepare(Arc::clone(app), endpoint, body).await?;
+    let submission = submit::Submission {
+        request_id: context.request_id,
+        caller,
+        trace_parent,
+    };
+    let is_streamed = prepared.is_streamed;
+    let (claim, writer) = submit::submit(app, submission, prepared).await?;
+    if is_streamed {
+        sse::respond(claim, writer, app.config.keep_alive).await
+    } else {
+        unary::respond(claim, writer).await
+    }
+}

@@ -1,0 +1,294 @@
+//! From a body to a request for the queue: parsing, template, tokens, limits of the model. All of it computes, so it
+//! runs off the async threads, a bounded number at a time.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use vlinders_openai_api::{
+    ApiError, ChatRequest, CompletionRequest, LIMITS, Options, Prompt, parse_chat, parse_completion,
+};
+use vlinders_text::{ChatInput, TextError};
+use vlinders_types::{SamplingParams, StopRules, TokenId};
+
+use super::Endpoint;
+use super::writer::AnswerShape;
+use crate::ServedModel;
+use crate::app::App;
+use crate::http::HeldBody;
+
+/// A request ready for the queue, and how its answer shall look.
+pub(crate) struct Prepared {
+    pub(crate) model: Arc<ServedModel>,
+    pub(crate) asked_model: String,
+    pub(crate) prompt_ids: Vec<TokenId>,
+    pub(crate) sampling: SamplingParams,
+    pub(crate) stop: StopRules,
+    pub(crate) priority: i32,
+    pub(crate) cache_salt: Option<String>,
+    pub(crate) is_streamed: bool,
+    pub(crate) includes_usage: bool,
+    pub(crate) names_service_tier: bool,
+    pub(crate) shape: AnswerShape,
+}
+
+/// Prepares a bounded number of requests at a time.
+pub(crate) struct Preparer {
+    /// Running and waiting.
+    places: Arc<Semaphore>,
+    running: Arc<Semaphore>,
+}
+
+impl Preparer {
+    pub(crate) fn new(running: usize, waiting: usize) -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(running + waiting)),
+            running: Arc::new(Semaphore::new(running)),
+        }
+    }
+
+    /// Prepares one request, or refuses when too many wait.
+    pub(crate) async fn prepare(
+        &self,
+        app: Arc<App>,
+        endpoint: Endpoint,
+        body: HeldBody,
+    ) -> Result<Prepared, ApiError> {
+        let busy = || {
+            ApiError::new(
+                503,
+                "overloaded",
+                "too many requests are being prepared; try again soon",
+            )
+            .with_retry_after(1)
+        };
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| busy())?;
+        let turn = Arc::clone(&self.running)
+            .acquire_owned()
+            .await
+            .map_err(|_| busy())?;
+        // The permits go with the work: a client that leaves does not make room for more before it is done.
+        let work = tokio::task::spawn_blocking(move || {
+            let _permits = (place, turn);
+            prepare(&app, endpoint, &body)
+        });
+        work.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "preparing a request panicked");
+            Err(ApiError::new(
+                500,
+                "internal_error",
+                "something went wrong on our side",
+            ))
+        })
+    }
+}
+
+fn prepare(app: &App, endpoint: Endpoint, body: &HeldBody) -> Result<Prepared, ApiError> {
+    let unknown = app.config.unknown_fields;
+    match endpoint {
+        Endpoint::Chat => prepare_chat(app, parse_chat(&body.bytes, unknown)?),
+        Endpoint::Completion => prepare_completion(app, parse_completion(&body.bytes, unknown)?),
+    }
+}
+
+fn prepare_chat(app: &App, request: ChatRequest) -> Result<Prepared, ApiError> {
+    let model = find_model(app, &request.model)?;
+    let input = ChatInput {
+        messages: request
+            .messages
+            .iter()
+            .map(vlinders_openai_api::Message::template_value)
+            .collect(),
+        tools: None,
+        add_generation_prompt: request.add_generation_prompt,
+        continue_final_message: request.continue_final_message,
+        kwargs: request.template_arguments,
+        now_ms: app.clock.now_ms(),
+    };
+    let text = model
+        .text
+        .render_chat(&input)
+        .map_err(|error| text_error("messages", &error))?;
+    // The template has written the special tokens itself.
+    let prompt_ids = model
+        .text
+        .encode(&text, false)
+        .map_err(|error| text_error("messages", &error))?;
+    let shape = AnswerShape::Chat {
+        logprobs: request.options.logprobs.is_some(),
+    };
+    finish(
+        app,
+        model,
+        request.model,
+        ("messages", prompt_ids),
+        request.options,
+        shape,
+    )
+}
+
+fn prepare_completion(app: &App, request: CompletionRequest) -> Result<Prepared, ApiError> {
+    let model = find_model(app, &request.model)?;
+    let (prompt_ids, text) = match request.prompt {
+        Prompt::Text(text) => {
+            let ids = model
+                .text
+                .encode(&text, true)
+                .map_err(|error| text_error("prompt", &error))?;
+            (ids, text)
+        }
+        Prompt::Tokens(ids) => {
+            check_tokens("prompt", ids.iter().copied(), &model)?;
+            let text = if request.echo {
+                model.text.decode(&ids)
+            } else {
+                String::new()
+            };
+            (ids, text)
+        }
+    };
+    let shape = AnswerShape::Completion {
+        rivals: request.options.logprobs,
+        echo: request.echo.then_some(text),
+    };
+    finish(
+        app,
+        model,
+        request.model,
+        ("prompt", prompt_ids),
+        request.options,
+        shape,
+    )
+}
+
+fn finish(
+    app: &App,
+    model: Arc<ServedModel>,
+    asked_model: String,
+    (prompt_name, prompt_ids): (&str, Vec<TokenId>),
+    options: Options,
+    shape: AnswerShape,
+) -> Result<Prepared, ApiError> {
+    check_tokens(
+        "logit_bias",
+        options.logit_bias.iter().map(|(token, _)| *token),
+        &model,
+    )?;
+    check_tokens("stop_token_ids", options.stop_token_ids.iter().copied(), &model)?;
+    if options
+        .logprobs
+        .is_some_and(|rivals| u32::from(rivals) > model.vocabulary)
+    {
+        return Err(ApiError::invalid(
+            "top_logprobs",
+            "is more than this model has tokens",
+        ));
+    }
+    let max_tokens = max_tokens(&model, prompt_name, prompt_ids.len(), &options)?;
+    Ok(Prepared {
+        sampling: options.sampling(&default_sampling(&model), app.entropy.next_u64()),
+        stop: options.stop_rules(max_tokens),
+        model,
+        asked_model,
+        prompt_ids,
+        priority: options.priority,
+        cache_salt: options.cache_salt,
+        is_streamed: options.stream,
+        includes_usage: options.include_usage,
+        names_service_tier: options.names_service_tier,
+        shape,
+    })
+}
+
+/// How many tokens the answer may have: what the client asked for, or else all that fits behind the prompt.
+fn max_tokens(
+    model: &ServedModel,
+    prompt_name: &str,
+    prompt_tokens: usize,
+    options: &Options,
+) -> Result<u32, ApiError> {
+    let context = model.max_context_tokens;
+    let left = u32::try_from(prompt_tokens)
+        .ok()
+        .and_then(|prompt| context.checked_sub(prompt))
+        .unwrap_or(0);
+    if prompt_tokens == 0 {
+        return Err(ApiError::invalid(prompt_name, "must hold at least one token"));
+    }
+    if left == 0 {
+        let text =
+            format!("{prompt_tokens} tokens leave no room for an answer in this model's context ({context})");
+        return Err(ApiError::invalid(prompt_name, text).with_code("context_length_exceeded"));
+    }
+    let highest = u32::try_from(LIMITS.max_tokens.max).unwrap_or(u32::MAX);
+    let max_tokens = options.max_tokens.unwrap_or(left.min(highest));
+    if max_tokens > left {
+        let text = format!("{max_tokens} is more than this model allows ({left} left after your prompt)");
+        return Err(ApiError::invalid(options.max_tokens_name(), text).with_code("context_length_exceeded"));
+    }
+    if options.min_tokens > max_tokens {
+        let text = format!(
+            "{} is more than this model allows ({left} left after your prompt)",
+            options.min_tokens
+        );
+        return Err(ApiError::invalid("min_tokens", text).with_code("context_length_exceeded"));
+    }
+    Ok(max_tokens)
+}
+
+fn check_tokens(
+    name: &str,
+    mut tokens: impl Iterator<Item = TokenId>,
+    model: &ServedModel,
+) -> Result<(), ApiError> {
+    match tokens.find(|token| *token >= model.vocabulary) {
+        Some(token) => {
+            let text = format!(
+                "token {token} is outside this model's vocabulary of {}",
+                model.vocabulary
+            );
+            Err(ApiError::invalid(name, text))
+        }
+        None => Ok(()),
+    }
+}
+
+/// What the API says holds, over what the model's makers say, which the options come over.
+fn default_sampling(model: &ServedModel) -> SamplingParams {
+    let (advice, usual) = (model.text.default_sampling(), SamplingParams::default());
+    SamplingParams {
+        temperature: advice.temperature.unwrap_or(usual.temperature),
+        top_p: advice.top_p.unwrap_or(usual.top_p),
+        top_k: advice.top_k.unwrap_or(usual.top_k),
+        min_p: advice.min_p.unwrap_or(usual.min_p),
+        repetition_penalty: advice.repetition_penalty.unwrap_or(usual.repetition_penalty),
+        ..usual
+    }
+}
+
+fn find_model(app: &App, name: &str) -> Result<Arc<ServedModel>, ApiError> {
+    app.models
+        .find(name)
+        .cloned()
+        .ok_or_else(|| model_not_found(name))
+}
+
+/// The answer to a name nobody serves.
+pub(crate) fn model_not_found(name: &str) -> ApiError {
+    let error = ApiError::new(
+        404,
+        "model_not_found",
+        format!("model: `{name}` is not served here"),
+    );
+    ApiError {
+        param: Some("model".to_owned()),
+        ..error
+    }
+}
+
+fn text_error(param: &str, error: &TextError) -> ApiError {
+    if error.is_callers_fault() {
+        return ApiError::invalid(param, error);
+    }
+    tracing::error!(?error, "text of a request could not be prepared");
+    ApiError::new(500, "internal_error", "something went wrong on our side")
+}

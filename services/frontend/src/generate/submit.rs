@@ -1,0 +1,161 @@
+//! Putting a prepared request into the queue.
+
+use axum::http::HeaderMap;
+use tokio::time::Instant;
+use vlinders_bus::{BusError, StreamName, Subject};
+use vlinders_openai_api::{ApiError, Envelope};
+use vlinders_types::{Request, RequestId};
+use vlinders_wire::encode_request;
+use vlinders_wire::subjects::{request_message_id, request_subject};
+
+use super::prepare::Prepared;
+use super::writer::{AnswerShape, Writer};
+use crate::Caller;
+use crate::app::App;
+use crate::streams::{Claim, StreamSpec};
+
+/// Names this build in every answer.
+const FINGERPRINT: &str = concat!("fp_vlinders_", env!("CARGO_PKG_VERSION"));
+/// Seconds after which a full queue may have room again.
+const QUEUE_RETRY_S: u32 = 1;
+
+/// Who asks, and under which id.
+pub(crate) struct Submission {
+    pub(crate) request_id: RequestId,
+    pub(crate) caller: Caller,
+    pub(crate) trace_parent: Option<String>,
+}
+
+/// Opens a stream and enqueues the request. From here on, dropping the claim cancels it.
+pub(crate) async fn submit(
+    app: &App,
+    submission: Submission,
+    prepared: Prepared,
+) -> Result<(Claim, Writer), ApiError> {
+    if app.stopping.is_cancelled() {
+        let text = "the server is shutting down; try again";
+        return Err(ApiError::new(503, "shutting_down", text).with_retry_after(QUEUE_RETRY_S));
+    }
+    let spec = StreamSpec {
+        request_id: submission.request_id,
+        model: prepared.model.name.clone(),
+        deadline: Instant::now() + app.config.request_deadline,
+        is_streamed: prepared.is_streamed,
+        buffer_bytes: app.config.stream_buffer_bytes,
+    };
+    let claim = app.streams.open(spec).map_err(|_too_many| {
+        ApiError::new(503, "overloaded", "too many requests are running; try again soon")
+            .with_retry_after(QUEUE_RETRY_S)
+    })?;
+    let (request, writer) = split(app, submission, prepared, claim.handle());
+    let subject = Subject::new(request_subject(&request.model, &app.config.queue));
+    let message_id = request_message_id(&request);
+    let payload = encode_request(&request);
+    match app
+        .bus
+        .enqueue(StreamName::Requests, &subject, &message_id, payload)
+        .await
+    {
+        Ok(_stored) => Ok((claim, writer)),
+        Err(error) => Err(refused(claim, &error)),
+    }
+}
+
+fn refused(claim: Claim, error: &BusError) -> ApiError {
+    match error {
+        BusError::Full { .. } => {
+            claim.withdraw();
+            let text = "the queue is full; try again soon";
+            ApiError::new(429, "queue_full", text).with_retry_after(QUEUE_RETRY_S)
+        }
+        BusError::TooLarge { .. } => {
+            claim.withdraw();
+            ApiError::new(
+                413,
+                "request_too_large",
+                "the request is larger than the queue carries",
+            )
+        }
+        // It may have been stored all the same: dropping the claim cancels it.
+        BusError::NoResponders { .. }
+        | BusError::Timeout { .. }
+        | BusError::Closed(_)
+        | BusError::InvalidSubject { .. }
+        | BusError::NoStream { .. }
+        | BusError::Overlap { .. } => {
+            tracing::error!(request = %claim.stream().spec.request_id, %error, "request not enqueued");
+            ApiError::new(
+                503,
+                "queue_unavailable",
+                "the queue is not reachable; try again soon",
+            )
+            .with_retry_after(QUEUE_RETRY_S)
+        }
+    }
+}
+
+/// Parts the prepared request into what goes to the worker and what stays for the answer.
+fn split(app: &App, submission: Submission, prepared: Prepared, handle: u64) -> (Request, Writer) {
+    let created_ms = app.clock.now_ms();
+    let deadline_ms = u64::try_from(app.config.request_deadline.as_millis()).unwrap_or(u64::MAX);
+    let prefix = match &prepared.shape {
+        AnswerShape::Chat { .. } => "chatcmpl",
+        AnswerShape::Completion { .. } => "cmpl",
+    };
+    let envelope = Envelope {
+        id: format!("{prefix}-{}", submission.request_id),
+        created: created_ms / 1000,
+        model: prepared.asked_model,
+        system_fingerprint: FINGERPRINT,
+        service_tier: prepared.names_service_tier.then_some("default"),
+    };
+    let request = Request {
+        request_id: submission.request_id,
+        attempt: 0,
+        tenant: submission.caller.tenant,
+        key: submission.caller.key,
+        model: prepared.model.name.clone(),
+        frontend: app.frontend.clone(),
+        handle,
+        created_ms,
+        deadline_ms: created_ms.saturating_add(deadline_ms),
+        stream: prepared.is_streamed,
+        prompt_ids: prepared.prompt_ids,
+        emitted_ids: Vec::new(),
+        sampling: prepared.sampling,
+        stop: prepared.stop,
+        priority: prepared.priority,
+        cache_salt: prepared.cache_salt,
+        trace_parent: submission.trace_parent,
+    };
+    (
+        request,
+        Writer::new(envelope, prepared.shape, prepared.includes_usage),
+    )
+}
+
+/// The client's W3C `traceparent`, if it is one.
+pub(crate) fn trace_parent(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get("traceparent")?.to_str().ok()?;
+    let lengths: Vec<_> = text.split('-').map(str::len).collect();
+    let is_hex = text.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit());
+    (lengths == [2, 32, 16, 2] && is_hex).then(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_well_formed_trace_parent_is_passed_on() {
+        let read = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("traceparent", text.parse().unwrap());
+            trace_parent(&headers)
+        };
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        assert_eq!(read(good).as_deref(), Some(good));
+        assert_eq!(read("00-xyz-b7ad6b7169203331-01"), None);
+        assert_eq!(read(&format!("{good}-00")), None);
+    }
+}

@@ -1,0 +1,152 @@
+//! What every answer gets: a request id, its time, its place in the metrics, and an answer even to a panic.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::header::{CONNECTION, TRANSFER_ENCODING};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Version};
+use axum::middleware::Next;
+use axum::response::Response;
+use futures::FutureExt;
+use http_body_util::BodyExt;
+use tokio::time::Instant;
+use vlinders_openai_api::{ApiError, LIMITS};
+use vlinders_types::RequestId;
+
+use super::error_response;
+use crate::app::App;
+use crate::metrics::FrontendMetrics;
+use crate::server::ConnectionFacts;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const PROCESSING_MS: HeaderName = HeaderName::from_static("openai-processing-ms");
+/// The status of a request whose client left before the answer.
+const CLIENT_LEFT: u16 = 499;
+/// Characters of a client's own request id at most.
+const REQUEST_ID_CHARS: usize = 128;
+
+/// What the routes know of a request beside its head and body.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RequestContext {
+    /// Ours, whatever id the client uses.
+    pub(crate) request_id: RequestId,
+}
+
+/// The layer around all routes.
+pub(crate) async fn wrap(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let context = RequestContext {
+        request_id: app.new_request_id(),
+    };
+    let shown_id = client_id(request.headers()).unwrap_or_else(|| {
+        HeaderValue::from_str(&context.request_id.to_string()).expect("base 32 is a header value")
+    });
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("other", MatchedPath::as_str)
+        .to_owned();
+    let mut timer = Timer::new(Arc::clone(&app.metrics), route);
+    let facts = request.extensions().get::<Arc<ConnectionFacts>>().cloned();
+    // The next request on this connection begins where a chunked body ends, which not every proxy sees alike.
+    let must_close =
+        request.version() == Version::HTTP_11 && request.headers().contains_key(TRANSFER_ENCODING);
+    let mut response = match refuse_head(&request, facts.as_deref()) {
+        Some(refusal) => error_response(&refusal),
+        None => {
+            request.extensions_mut().insert(context);
+            let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+            answer.unwrap_or_else(|_panic| {
+                tracing::error!(request = %context.request_id, route = timer.route, "request handler panicked");
+                error_response(&ApiError::new(500, "internal_error", "something went wrong on our side"))
+            })
+        }
+    };
+    timer.status = response.status().as_u16();
+    if timer.status >= 400
+        && let Some(facts) = &facts
+    {
+        facts.linger();
+    }
+    tracing::debug!(
+        request = %context.request_id, route = timer.route, status = timer.status,
+        elapsed_ms = u64::try_from(timer.started.elapsed().as_millis()).unwrap_or(u64::MAX), "answered"
+    );
+    let elapsed_ms = u64::try_from(timer.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, shown_id);
+    headers.insert(PROCESSING_MS, HeaderValue::from(elapsed_ms));
+    if must_close {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response.map(|body| timed(body, timer))
+}
+
+/// Ends the timer when the last byte is sent or the client leaves.
+fn timed(body: Body, timer: Timer) -> Body {
+    Body::new(body.map_frame(move |frame| {
+        let _alive = &timer;
+        frame
+    }))
+}
+
+fn client_id(headers: &HeaderMap) -> Option<HeaderValue> {
+    let value = headers.get(REQUEST_ID)?;
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':');
+    let bytes = value.as_bytes();
+    let fits = !bytes.is_empty() && bytes.len() <= REQUEST_ID_CHARS && bytes.iter().all(is_plain);
+    fits.then(|| value.clone())
+}
+
+/// Heads that no route should see.
+fn refuse_head(request: &Request, facts: Option<&ConnectionFacts>) -> Option<ApiError> {
+    if facts.is_some_and(ConnectionFacts::has_both_lengths) {
+        let text = "a request with both content-length and transfer-encoding is ambiguous";
+        return Some(ApiError::new(400, "ambiguous_length", text));
+    }
+    // As the wire carries them: name, colon, space, value, line end.
+    let fields: usize = request
+        .headers()
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
+    let target = request
+        .uri()
+        .path_and_query()
+        .map_or(0, |target| target.as_str().len());
+    if fields + target > LIMITS.header_bytes {
+        let text = format!(
+            "the request's head is larger than {} KiB",
+            LIMITS.header_bytes / 1024
+        );
+        return Some(ApiError::new(431, "headers_too_large", text));
+    }
+    None
+}
+
+/// Counts one request when it is dropped, however it ends.
+struct Timer {
+    metrics: Arc<FrontendMetrics>,
+    route: String,
+    status: u16,
+    started: Instant,
+}
+
+impl Timer {
+    fn new(metrics: Arc<FrontendMetrics>, route: String) -> Self {
+        Self {
+            metrics,
+            route,
+            status: CLIENT_LEFT,
+            started: Instant::now(),
+        }
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        self.metrics
+            .request_ended(&self.route, self.status, self.started.elapsed().as_secs_f64());
+    }
+}

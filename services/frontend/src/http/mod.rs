@@ -1,0 +1,13 @@
+//! Routes, and what all of them have in common.
+
+mod body;
+mod envelope;
+mod health;
+mod models;
+mod reply;
+mod router;
+
+pub(crate) use body::{HeldBody, read_json};
+pub(crate) use envelope::RequestContext;
+pub(crate) use reply::{error_response, json_response, rate_headers};
+pub(crate) use router::router;

@@ -1,0 +1,43 @@
+//! Answers as HTTP.
+
+use axum::body::Body;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::Response;
+use serde::Serialize;
+use vlinders_openai_api::ApiError;
+
+use crate::RateLimit;
+
+/// An error in the one shape all errors have.
+pub(crate) fn error_response(error: &ApiError) -> Response {
+    let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = json_response(status, &error.body());
+    if let Some(seconds) = error.retry_after_s {
+        response
+            .headers_mut()
+            .insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// A JSON answer.
+pub(crate) fn json_response(status: StatusCode, value: &impl Serialize) -> Response {
+    let body = serde_json::to_vec(value).expect("our shapes have text keys and no failing parts");
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Tells what the key has left.
+pub(crate) fn rate_headers(headers: &mut HeaderMap, limit: RateLimit) {
+    let mut insert = |name, value| headers.insert(HeaderName::from_static(name), value);
+    insert("x-ratelimit-limit-requests", limit.limit_requests.into());
+    insert("x-ratelimit-remaining-requests", limit.remaining_requests.into());
+    let reset = format!("{}ms", limit.reset.as_millis());
+    let reset = HeaderValue::from_str(&reset).expect("digits and letters are a header value");
+    insert("x-ratelimit-reset-requests", reset);
+}

@@ -1,0 +1,69 @@
+//! What the frontend counts.
+
+use vlinders_service_kit::{Buckets, Counter, Gauge, Histogram, Metrics};
+use vlinders_types::TokenCounts;
+
+/// The frontend's metrics, created once.
+pub(crate) struct FrontendMetrics {
+    all: Metrics,
+    /// From acceptance to the first token, streams only.
+    pub(crate) first_token: Histogram,
+    /// Between tokens, streams only.
+    pub(crate) between_tokens: Histogram,
+    pub(crate) in_flight: Gauge,
+    pub(crate) connections: Gauge,
+    prompt_tokens: Counter,
+    cached_tokens: Counter,
+    completion_tokens: Counter,
+    /// Step batches that could not be read.
+    pub(crate) bad_batches: Counter,
+    /// Messages the bus dropped because the dispatcher was behind.
+    pub(crate) lost_messages: Counter,
+    /// Cancellations that did not fit the canceller's queue.
+    pub(crate) lost_cancels: Counter,
+}
+
+impl FrontendMetrics {
+    pub(crate) fn new(all: Metrics) -> Self {
+        let tokens = |kind| all.counter("tokens", "Tokens of finished requests", &[("kind", kind)]);
+        let seconds = |name, help| all.histogram(name, help, Buckets::Seconds, &[]);
+        Self {
+            first_token: seconds("ttft_seconds", "From acceptance to the first token of a stream"),
+            between_tokens: seconds("itl_seconds", "Between two tokens of a stream"),
+            in_flight: all.gauge("requests_in_flight", "Requests queued or running", &[]),
+            connections: all.gauge("http_connections", "Open connections", &[]),
+            prompt_tokens: tokens("prompt"),
+            cached_tokens: tokens("cached"),
+            completion_tokens: tokens("completion"),
+            bad_batches: all.counter("frontend_bad_batches", "Step batches that could not be read", &[]),
+            lost_messages: all.counter("frontend_lost_messages", "Step batches lost by being slow", &[]),
+            lost_cancels: all.counter("frontend_lost_cancels", "Cancellations not sent", &[]),
+            all,
+        }
+    }
+
+    /// One HTTP request has ended. `status` 499 means that the client left.
+    pub(crate) fn request_ended(&self, route: &str, status: u16, seconds: f64) {
+        let status = status.to_string();
+        let labels = [("route", route), ("status", status.as_str())];
+        self.all
+            .counter("http_requests", "HTTP requests by route and status", &labels)
+            .inc();
+        let help = "From the head of a request to the end of its answer";
+        let histogram = |labels| {
+            self.all
+                .histogram("http_request_duration_seconds", help, Buckets::Seconds, labels)
+        };
+        histogram(&[("route", route)]).observe(seconds);
+    }
+
+    pub(crate) fn count_tokens(&self, counts: TokenCounts) {
+        self.prompt_tokens.inc_by(counts.prompt.into());
+        self.cached_tokens.inc_by(counts.cached.into());
+        self.completion_tokens.inc_by(counts.completion.into());
+    }
+
+    pub(crate) fn encode(&self) -> String {
+        self.all.encode()
+    }
+}

@@ -1,0 +1,15 @@
+//! The way back: from step batches on the bus to the clients' streams.
+
+mod assembly;
+mod batches;
+mod canceller;
+mod stream;
+mod sweep;
+mod table;
+mod tasks;
+
+pub(crate) use assembly::{End, GivenUp, News};
+pub(crate) use canceller::Canceller;
+pub(crate) use stream::StreamSpec;
+pub(crate) use table::{Claim, Streams};
+pub(crate) use tasks::{WayBack, spawn};

@@ -1,0 +1,10 @@
+//! The frontend over real HTTP on a loopback port, with a worker that does what each test tells it, on the real
+//! in-process bus.
+
+mod abuse;
+mod ends;
+mod health;
+mod model;
+mod refusals;
+mod shapes;
+mod support;
