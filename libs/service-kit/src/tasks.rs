@@ -19,9 +19,11 @@ pub enum Stage {
     Work,
     /// Carries out what must not be lost: usage, spools.
     Flush,
+    /// Stores what others carried out, and so ends after them all: the ledger.
+    Store,
 }
 
-const STAGES: [Stage; 3] = [Stage::Intake, Stage::Work, Stage::Flush];
+const STAGES: [Stage; 4] = [Stage::Intake, Stage::Work, Stage::Flush, Stage::Store];
 
 /// Tasks that had not ended when the limit was up.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,7 +43,7 @@ pub struct Tasks {
 
 struct Inner {
     runtime: Handle,
-    stages: [(CancellationToken, TaskTracker); 3],
+    stages: [(CancellationToken, TaskTracker); STAGES.len()],
     failed: CancellationToken,
     names: Mutex<HashMap<u64, &'static str>>,
     next: std::sync::atomic::AtomicU64,
@@ -199,7 +201,7 @@ mod tests {
     #[tokio::test]
     async fn a_stage_stops_only_after_the_stage_before() {
         let (tasks, order) = (Tasks::new(), Arc::new(Mutex::new(Vec::new())));
-        for stage in [Stage::Flush, Stage::Intake, Stage::Work] {
+        for stage in [Stage::Store, Stage::Flush, Stage::Intake, Stage::Work] {
             let (stopping, order) = (tasks.stopping(stage), Arc::clone(&order));
             tasks.spawn(stage, "noted", async move {
                 stopping.cancelled().await;
