@@ -221,6 +221,8 @@ async fn nothing_is_acknowledged_while_the_ledger_is_away() {
         ..TestLedger::default()
     };
     let world = World::start(new_bus().await, ledger).await;
+    // A second process would get what the first one seems to have forgotten.
+    world.start_service().await;
     for number in 0..6 {
         send(&*world.bus, &event(number), &number.to_string()).await;
     }
