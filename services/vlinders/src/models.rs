@@ -1,0 +1,184 @@
+//! From a model folder (or the built-in one) to what roles need: its text side, and engines on a backend.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use vlinders_engine::{Engine, EngineOptions, KvBudget, ModelEngine, SimEngine, SimOptions, StepCost};
+use vlinders_kernel_api::{Backend, Urgency};
+use vlinders_kernel_cpu::{CpuBackend, CpuOptions};
+use vlinders_kernel_reference::ReferenceBackend;
+use vlinders_model::{LoadedModel, ModelConfig, ModelSource};
+use vlinders_text::{ModelText, TextFiles};
+use vlinders_types::TokenId;
+
+use crate::demo;
+use crate::progress::LoadDisplay;
+use crate::settings::BackendKind;
+
+/// Context of a simulated model that has no limit of its own.
+const SIM_CONTEXT_TOKENS: u32 = 32_768;
+
+/// Where a model comes from and what computes it.
+#[derive(Clone, Debug)]
+pub(crate) struct ModelOrder {
+    /// None is the built-in one.
+    pub(crate) folder: Option<PathBuf>,
+    pub(crate) backend: BackendKind,
+    pub(crate) threads: Option<usize>,
+    pub(crate) sim_cost: StepCost,
+}
+
+/// Sizes of one role's engine.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EngineSizes {
+    pub(crate) kv_bytes: u64,
+    pub(crate) max_batch_tokens: u32,
+    pub(crate) max_rows: u32,
+    pub(crate) max_context_tokens: Option<u32>,
+    pub(crate) urgency: Urgency,
+}
+
+/// A model that is ready to be computed.
+pub(crate) enum Compute {
+    /// Weights on a backend, shared by all engines.
+    Real {
+        model: Arc<LoadedModel>,
+        backend: Box<dyn Backend>,
+    },
+    /// No weights.
+    Sim {
+        vocabulary: u32,
+        max_context_tokens: u32,
+        never_drawn: Arc<[TokenId]>,
+        cost: StepCost,
+    },
+}
+
+/// The files of the order's model.
+pub(crate) fn source(order: &ModelOrder) -> ModelSource {
+    match &order.folder {
+        Some(folder) => ModelSource::folder(folder),
+        None => ModelSource::embedded(demo::FILES),
+    }
+}
+
+/// The name a folder's model is served under unless another is given: the folder's own.
+pub(crate) fn default_name(order: &ModelOrder) -> String {
+    let Some(folder) = &order.folder else {
+        return demo::NAME.to_owned();
+    };
+    let full = folder.canonicalize().unwrap_or_else(|_| folder.clone());
+    full.file_name()
+        .map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+/// Reads tokenizer, template and defaults.
+///
+/// # Errors
+/// When the tokenizer is missing or a file is malformed.
+pub(crate) fn load_text(source: &ModelSource) -> anyhow::Result<ModelText> {
+    let tokenizer = source.read("tokenizer.json")?;
+    let tokenizer = tokenizer.with_context(|| format!("model {} has no tokenizer.json", source.place()))?;
+    let tokenizer_config = source.read("tokenizer_config.json")?;
+    let template = source.read_text("chat_template.jinja")?;
+    let generation = source.read("generation_config.json")?;
+    let config = source.read("config.json")?;
+    let files = TextFiles {
+        tokenizer_json: &tokenizer,
+        tokenizer_config: tokenizer_config.as_deref(),
+        chat_template_jinja: template.as_deref(),
+        generation_config: generation.as_deref(),
+        config: config.as_deref(),
+    };
+    ModelText::load(&files).with_context(|| format!("model {}", source.place()))
+}
+
+impl Compute {
+    /// Loads the weights, or pretends to.
+    ///
+    /// # Errors
+    /// When the checkpoint is malformed or not supported, or the backend has no room.
+    pub(crate) fn load(order: &ModelOrder, source: &ModelSource, text: &ModelText) -> anyhow::Result<Self> {
+        let mut backend: Box<dyn Backend> = match order.backend {
+            BackendKind::Cpu => Box::new(CpuBackend::new(CpuOptions {
+                threads: order.threads,
+                ..CpuOptions::default()
+            })?),
+            BackendKind::Reference => Box::new(ReferenceBackend::new()),
+            BackendKind::Sim => return Self::pretend(order, source, text),
+        };
+        let mut display = LoadDisplay::new();
+        let model = LoadedModel::load(source, &mut *backend, &mut |progress| display.show(progress))?;
+        let facts = backend.facts();
+        tracing::info!(
+            model = %source.place(),
+            weight_bytes = model.weight_bytes(),
+            dtype = model.weight_dtype().name(),
+            backend = facts.name,
+            detail = %facts.detail,
+            "model loaded"
+        );
+        Ok(Self::Real {
+            model: Arc::new(model),
+            backend,
+        })
+    }
+
+    fn pretend(order: &ModelOrder, source: &ModelSource, text: &ModelText) -> anyhow::Result<Self> {
+        let config = source.read("config.json")?;
+        let config = config
+            .map(|bytes| ModelConfig::parse(&source.display_name("config.json"), &bytes))
+            .transpose()?;
+        let vocabulary = u32::try_from(text.vocabulary_size())?;
+        let specials = (0..vocabulary).filter(|id| text.is_special(*id));
+        Ok(Self::Sim {
+            vocabulary,
+            max_context_tokens: config.map_or(SIM_CONTEXT_TOKENS, |config| config.max_positions),
+            never_drawn: specials.collect(),
+            cost: order.sim_cost,
+        })
+    }
+
+    /// Makes one role's engine.
+    ///
+    /// # Errors
+    /// When a size is out of range or there is no memory for it.
+    pub(crate) fn engine(&self, sizes: &EngineSizes) -> anyhow::Result<Box<dyn Engine>> {
+        match self {
+            Self::Real { model, backend } => {
+                let options = EngineOptions {
+                    kv: KvBudget::Bytes(sizes.kv_bytes),
+                    max_batch_tokens: sizes.max_batch_tokens,
+                    max_rows: sizes.max_rows,
+                    max_context_tokens: sizes.max_context_tokens,
+                    urgency: sizes.urgency,
+                };
+                Ok(Box::new(ModelEngine::new(
+                    Arc::clone(model),
+                    &**backend,
+                    &options,
+                )?))
+            }
+            Self::Sim {
+                vocabulary,
+                max_context_tokens,
+                never_drawn,
+                cost,
+            } => {
+                let asked = sizes.max_context_tokens.unwrap_or(*max_context_tokens);
+                Ok(Box::new(SimEngine::new(SimOptions {
+                    vocabulary: *vocabulary,
+                    // A simulated block is a few bytes: enough of them for every sequence at full length.
+                    block_count: vlinders_types::blocks_for_tokens(asked).saturating_mul(sizes.max_rows),
+                    max_batch_tokens: sizes.max_batch_tokens,
+                    max_rows: sizes.max_rows,
+                    max_context_tokens: asked,
+                    never_drawn: Arc::clone(never_drawn),
+                    cost: *cost,
+                    ..SimOptions::default()
+                })))
+            }
+        }
+    }
+}

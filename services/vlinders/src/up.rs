@@ -1,0 +1,304 @@
+//! `vlinders up`: every role in one process, over the in-process bus, with SQLite for usage.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use vlinders_bus::{Bus, InProcessBus, InProcessLimits, StreamName, StreamRules};
+use vlinders_engine::{Engine, EngineFacts, StepCost};
+use vlinders_frontend::{
+    Anonymous, FrontendConfig, FrontendHandle, FrontendParts, InProcessLimiter, ServedModel, ServedModels,
+    SystemEntropy,
+};
+use vlinders_kernel_api::Urgency;
+use vlinders_kv_transfer::{Endpoint, EndpointConfig, KvTransport, MemTransport};
+use vlinders_ledger::{Ledger, SqliteLedger};
+use vlinders_service_kit::{Clock, Metrics, SystemClock, Tasks, init_logging, stop_signal};
+use vlinders_text::ModelText;
+use vlinders_types::{Epoch, ModelName, WorkerId};
+use vlinders_usage::{UsageConfig, UsageParts};
+use vlinders_worker::{Role, WorkerConfig, WorkerParts};
+
+use crate::models::{Compute, EngineSizes, ModelOrder, default_name, load_text, source};
+use crate::settings::{UpArgs, UpRole, data_dir};
+
+/// How long requests that run may go on after the first Ctrl-C.
+const DRAIN: Duration = Duration::from_secs(20);
+/// How long everything else may take to stop.
+const STOP: Duration = Duration::from_secs(10);
+/// Usage events held for the ledger at most.
+const USAGE_MESSAGES: u64 = 1_000_000;
+
+/// Runs until Ctrl-C.
+///
+/// # Errors
+/// When a setting, the model, the port or the data folder does not allow it to start.
+pub(crate) fn run(args: UpArgs) -> anyhow::Result<()> {
+    args.check()?;
+    init_logging(&args.log_level, args.log_format)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("no threads to be had")?;
+    runtime.block_on(serve(args))
+}
+
+async fn serve(args: UpArgs) -> anyhow::Result<()> {
+    // The port comes first: a taken one should not cost the loading of a model.
+    let listener = TcpListener::bind(args.listen).await;
+    let listener = listener.with_context(|| format!("--listen: cannot listen on {}", args.listen))?;
+    let up = Up::new(&args).await?;
+    let model = tokio::task::block_in_place(|| Model::load(&args))?;
+    let facts = up.start_workers(&args, &model).await?;
+    let handle = up.start_frontend(&args, &model, &facts, listener).await?;
+    greet(&handle, &model.name)?;
+
+    let (failed, front_failed) = (up.tasks.failed(), up.front.failed());
+    let signal = tokio::select! {
+        signal = stop_signal() => signal.context("signals cannot be watched")?,
+        () = failed.cancelled() => "a failed task",
+        () = front_failed.cancelled() => "a failed task",
+    };
+    tracing::info!(
+        cause = signal,
+        "stopping; running requests may finish, a second Ctrl-C ends them"
+    );
+    // The workers go on until the last stream has its answer.
+    tokio::select! {
+        drained = up.front.stop(DRAIN) => {
+            if let Err(late) = drained {
+                tracing::warn!(%late, "requests are cut off");
+            }
+        }
+        _ = stop_signal() => tracing::warn!("requests are cut off"),
+    }
+    up.tasks
+        .stop(STOP)
+        .await
+        .context("not everything stopped in time")?;
+    let any_failed = failed.is_cancelled() || front_failed.is_cancelled();
+    anyhow::ensure!(!any_failed, "a task failed; the log has the reason");
+    Ok(())
+}
+
+/// Says where it listens, with a line to paste. On standard output, so that scripts can read it.
+fn greet(handle: &FrontendHandle, model: &ModelName) -> anyhow::Result<()> {
+    let address = handle.address();
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "vlinders is listening on http://{address} and serves {model}. Try:"
+    )?;
+    writeln!(
+        out,
+        "curl http://{address}/v1/chat/completions -H 'content-type: application/json' \
+         -d '{{\"model\":\"{model}\",\"messages\":[{{\"role\":\"user\",\"content\":\"What is Vlinders?\"}}]}}'"
+    )?;
+    out.flush()?;
+    Ok(())
+}
+
+/// The model as `up` serves it.
+struct Model {
+    name: ModelName,
+    text: Arc<ModelText>,
+    compute: Compute,
+}
+
+impl Model {
+    fn load(args: &UpArgs) -> anyhow::Result<Self> {
+        let order = ModelOrder {
+            folder: args.model.clone(),
+            backend: args.backend,
+            threads: args.threads,
+            sim_cost: StepCost {
+                base_us: args.sim_step_us,
+                per_prefill_token_ns: args.sim_token_ns,
+                ..StepCost::default()
+            },
+        };
+        let source = source(&order);
+        let text = load_text(&source)?;
+        let compute = Compute::load(&order, &source, &text)?;
+        let name = args
+            .served_model_name
+            .clone()
+            .unwrap_or_else(|| default_name(&order));
+        Ok(Self {
+            name: ModelName::new(&name),
+            text: Arc::new(text),
+            compute,
+        })
+    }
+
+    fn engine(&self, args: &UpArgs, urgency: Urgency) -> anyhow::Result<Box<dyn Engine>> {
+        self.compute.engine(&EngineSizes {
+            kv_bytes: args.kv_memory_mib * 1024 * 1024,
+            max_batch_tokens: args.max_num_batched_tokens,
+            max_rows: args.max_num_seqs,
+            max_context_tokens: args.max_model_len,
+            urgency,
+        })
+    }
+}
+
+/// The parts every role shares.
+struct Up {
+    /// The frontend's tasks stop first: what it has accepted needs everything else.
+    front: Tasks,
+    tasks: Tasks,
+    metrics: Metrics,
+    clock: Arc<dyn Clock>,
+    bus: Arc<dyn Bus>,
+    mem: Arc<MemTransport>,
+    epoch: Epoch,
+}
+
+impl Up {
+    /// The bus with its streams, and the ledger behind it.
+    async fn new(args: &UpArgs) -> anyhow::Result<Self> {
+        let bus: Arc<dyn Bus> = Arc::new(InProcessBus::new(InProcessLimits::default()));
+        let deadline = Duration::from_secs(args.request_deadline_s);
+        let rules = |max_messages, max_age| StreamRules {
+            max_messages,
+            max_age,
+            dedup_window: Duration::from_secs(120),
+        };
+        let day = Duration::from_secs(24 * 3600);
+        bus.ensure_stream(StreamName::Requests, rules(args.max_queued_requests, deadline))
+            .await?;
+        bus.ensure_stream(StreamName::Usage, rules(USAGE_MESSAGES, 7 * day))
+            .await?;
+        bus.ensure_stream(StreamName::DeadLetters, rules(USAGE_MESSAGES, 30 * day))
+            .await?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let up = Self {
+            front: Tasks::new(),
+            tasks: Tasks::new(),
+            metrics: Metrics::default(),
+            epoch: Epoch(clock.now_ms()),
+            clock,
+            bus,
+            mem: MemTransport::new(),
+        };
+        up.start_usage(args).await?;
+        Ok(up)
+    }
+
+    async fn start_usage(&self, args: &UpArgs) -> anyhow::Result<()> {
+        let folder = data_dir(args.data_dir.as_ref())?;
+        std::fs::create_dir_all(&folder)
+            .with_context(|| format!("--data-dir: cannot create {}", folder.display()))?;
+        let path = folder.join(crate::usage::LEDGER_FILE);
+        let ledger = SqliteLedger::open(&path)
+            .with_context(|| format!("--data-dir: cannot open {}", path.display()))?;
+        let ledger: Arc<dyn Ledger> = Arc::new(ledger);
+        let parts = UsageParts {
+            bus: Arc::clone(&self.bus),
+            ledger,
+            tasks: self.tasks.clone(),
+            metrics: self.metrics.clone(),
+            clock: Arc::clone(&self.clock),
+        };
+        vlinders_usage::start(UsageConfig::default(), parts).await?;
+        Ok(())
+    }
+
+    /// Starts the workers and tells the sizes of their engines, which are all alike.
+    async fn start_workers(&self, args: &UpArgs, model: &Model) -> anyhow::Result<EngineFacts> {
+        let engine = model.engine(args, Urgency::Decode)?;
+        let facts = engine.facts().clone();
+        match args.role {
+            UpRole::Split => {
+                let (config, parts) = self.worker(args, model, Role::Decode, "decode-0", engine)?;
+                vlinders_decode::start(config, parts).await?;
+                let engine = model.engine(args, Urgency::Prefill)?;
+                let (config, parts) = self.worker(args, model, Role::Prefill, "prefill-0", engine)?;
+                vlinders_prefill::start(config, parts).await?;
+            }
+            UpRole::Both => {
+                let (config, parts) = self.worker(args, model, Role::Both, "worker-0", engine)?;
+                vlinders_worker::start(config, parts).await?;
+            }
+        }
+        Ok(facts)
+    }
+
+    fn worker(
+        &self,
+        args: &UpArgs,
+        model: &Model,
+        role: Role,
+        name: &str,
+        engine: Box<dyn Engine>,
+    ) -> anyhow::Result<(WorkerConfig, WorkerParts)> {
+        let worker = WorkerId::new(name);
+        let mut config = WorkerConfig::new(worker.clone(), self.epoch, role, model.name.clone());
+        config.max_running = args.max_num_seqs;
+        config.prefill_chunk_tokens = args.prefill_chunk_tokens;
+        config.enable_prefix_caching = args.enable_prefix_caching;
+        let clock = Arc::clone(&self.clock);
+        let clock = Arc::new(move || clock.now_ms());
+        let secret = random_bytes::<40>().context("no random numbers to be had")?;
+        let (incarnation, ticket_key) = secret.split_at(8);
+        let incarnation = u64::from_le_bytes(incarnation.try_into()?);
+        let layout_hash = engine.facts().layout_hash;
+        let mut endpoint =
+            EndpointConfig::new(worker, incarnation, ticket_key.try_into()?, layout_hash, clock);
+        // A sequence may have an ended hand-off beside the one under way.
+        endpoint.max_hand_offs = 4 * args.max_num_seqs as usize;
+        endpoint.max_pulls = 4 * args.max_num_seqs as usize;
+        let transports: Vec<Arc<dyn KvTransport>> = vec![Arc::clone(&self.mem) as Arc<dyn KvTransport>];
+        let parts = WorkerParts {
+            bus: Arc::clone(&self.bus),
+            text: Arc::clone(&model.text),
+            endpoint: Endpoint::new(endpoint, engine.memory(), transports)?,
+            engine,
+            tasks: self.tasks.clone(),
+            metrics: self.metrics.clone(),
+            clock: Arc::clone(&self.clock),
+        };
+        Ok((config, parts))
+    }
+
+    async fn start_frontend(
+        &self,
+        args: &UpArgs,
+        model: &Model,
+        facts: &EngineFacts,
+        listener: TcpListener,
+    ) -> anyhow::Result<FrontendHandle> {
+        let served = ServedModel {
+            name: model.name.clone(),
+            aliases: args.aliases.clone(),
+            text: Arc::clone(&model.text),
+            max_context_tokens: facts.max_context_tokens,
+            vocabulary: facts.vocabulary,
+        };
+        let config = FrontendConfig {
+            request_deadline: Duration::from_secs(args.request_deadline_s),
+            ..FrontendConfig::default()
+        };
+        let parts = FrontendParts {
+            bus: Arc::clone(&self.bus),
+            models: ServedModels::new(vec![served])?,
+            authenticator: Arc::new(Anonymous),
+            limiter: Arc::new(InProcessLimiter::unlimited(Arc::clone(&self.clock))),
+            clock: Arc::clone(&self.clock),
+            entropy: Arc::new(SystemEntropy::default()),
+            tasks: self.front.clone(),
+            metrics: self.metrics.clone(),
+            config,
+        };
+        Ok(vlinders_frontend::start(parts, listener).await?)
+    }
+}
+
+fn random_bytes<const N: usize>() -> std::io::Result<[u8; N]> {
+    use std::io::Read;
+    let mut bytes = [0; N];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
