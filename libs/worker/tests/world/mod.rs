@@ -1,6 +1,8 @@
 //! A small world for worker tests: the in-process bus, simulated engines, a byte-level tokenizer, and one frontend that
 //! collects what it is sent.
 
+#![expect(clippy::unwrap_used, reason = "a failed step of a test ends it, here as in the test itself")]
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
