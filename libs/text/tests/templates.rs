@@ -2,12 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "test code")]
 
-mod common;
+mod small;
 
 use std::sync::Arc;
 
-use common::{byte_level, byte_level_json, load};
 use serde_json::{Map, Value, json};
+use small::{byte_level, byte_level_json, load};
 use vlinders_text::{ChatInput, ModelText, TextError};
 
 fn file(name: &str) -> String {

@@ -2,15 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "test code")]
 
-mod common;
+mod small;
 
 use std::sync::{Arc, LazyLock};
 
-use common::{
-    BOS, END, TOOL, byte_fallback, byte_fallback_json, byte_level, byte_level_json, load, metaspace_json,
-};
 use proptest::prelude::*;
 use serde_json::json;
+use small::{
+    BOS, END, TOOL, byte_fallback, byte_fallback_json, byte_level, byte_level_json, load, metaspace_json,
+};
 use tokenizers::Tokenizer;
 use vlinders_text::{ModelText, StreamDecoder, TextFiles, TextStep, TextStream};
 use vlinders_types::{StopRules, TokenId};
