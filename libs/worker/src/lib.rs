@@ -23,3 +23,7 @@ mod turn;
 
 pub use config::{Role, WorkerConfig, WorkerParts};
 pub use start::{WorkerError, start};
+#[cfg(feature = "simulation")]
+pub use start::start_simulated;
+#[cfg(feature = "simulation")]
+pub use turn::StepTime;

@@ -1,6 +1,6 @@
 //! What others tell a worker beside work: cancellations, and which frontends are alive.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -50,7 +50,7 @@ pub(crate) async fn watch_frontends(
     commands: mpsc::Sender<Command>,
     stopping: CancellationToken,
 ) {
-    let mut heard: HashMap<FrontendId, Instant> = HashMap::new();
+    let mut heard: BTreeMap<FrontendId, Instant> = BTreeMap::new();
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -77,7 +77,7 @@ pub(crate) async fn watch_frontends(
 }
 
 /// Takes out of `heard` those that have been silent too long.
-fn silent(heard: &mut HashMap<FrontendId, Instant>) -> Vec<FrontendId> {
+fn silent(heard: &mut BTreeMap<FrontendId, Instant>) -> Vec<FrontendId> {
     let now = Instant::now();
     let gone: Vec<_> = heard
         .iter()
@@ -97,6 +97,7 @@ pub(crate) async fn drain(commands: mpsc::Sender<Command>, limit: Duration, stop
         return;
     }
     tokio::select! {
+        biased;
         () = commands.closed() => {}
         () = tokio::time::sleep(limit) => {
             let _loop_gone = commands.send(Command::DrainExpired).await;

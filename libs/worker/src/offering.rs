@@ -37,6 +37,7 @@ impl Offering {
     pub(crate) async fn hand_over(&self, order: OfferOrder) {
         let ticket = order.source.ticket().number;
         let outcome = tokio::select! {
+            biased;
             // Resolves early when the loop gives the transfer up.
             outcome = order.source.outcome() => Some(outcome),
             found = self.find_taker(&order) => if found { None } else { Some(Outcome::Expired) },

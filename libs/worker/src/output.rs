@@ -23,6 +23,10 @@ pub(crate) struct Output {
     pending: Chunk,
 }
 
+/// So many pending tokens are sent even when the client asked for one answer: with log-probabilities they are some
+/// megabytes, and a message has a limit.
+const MANY_TOKENS: usize = 1024;
+
 impl Output {
     /// At the start of an attempt: what earlier attempts emitted is replayed in silence.
     pub(crate) fn new(model: &Arc<ModelText>, request: &Request, max_context_tokens: u32) -> Self {
@@ -102,6 +106,11 @@ impl Output {
     /// Tokens generated over all attempts.
     pub(crate) fn generated(&self) -> u32 {
         self.generated
+    }
+
+    /// Whether the news should go out although nobody waits for each piece.
+    pub(crate) fn has_much_news(&self) -> bool {
+        self.pending.ids.len() >= MANY_TOKENS
     }
 
     /// The news since the last call; none when there is nothing to tell.

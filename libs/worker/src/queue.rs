@@ -1,6 +1,6 @@
 //! Requests from the queue: never more than there is room for, each settled exactly once.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -28,7 +28,7 @@ const AFTER_FAILURE: Duration = Duration::from_millis(250);
 #[derive(Default)]
 pub(crate) struct Jobs {
     next: AtomicU64,
-    open: Mutex<HashMap<JobId, Arc<dyn DeliveryControl>>>,
+    open: Mutex<BTreeMap<JobId, Arc<dyn DeliveryControl>>>,
 }
 
 impl Jobs {
@@ -71,7 +71,7 @@ impl Jobs {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, Arc<dyn DeliveryControl>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<JobId, Arc<dyn DeliveryControl>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

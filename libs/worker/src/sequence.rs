@@ -9,7 +9,7 @@ use vlinders_types::{BlockId, Request, ResumeState};
 use crate::output::Output;
 
 /// A queue delivery, as the intake numbers it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct JobId(pub(crate) u64);
 
 /// A sequence that this worker answers for, or is about to.

@@ -20,7 +20,9 @@ use crate::offering::Offering;
 use crate::outbox::{Note, Outbox};
 use crate::outlet::{NOTES, Outlet};
 use crate::queue::{Jobs, Queue};
-use crate::turn::{COMMANDS, Turn};
+#[cfg(feature = "simulation")]
+use crate::turn::StepTime;
+use crate::turn::{COMMANDS, Drive, Turn};
 
 /// A worker that could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +54,23 @@ pub enum WorkerError {
 /// # Errors
 /// When the bus refuses a subscription or the system a thread.
 pub async fn start(config: WorkerConfig, parts: WorkerParts) -> Result<(), WorkerError> {
+    start_driven(config, parts, Drive::Thread).await
+}
+
+/// Starts a worker whose loop is a task: each of its steps takes as long in virtual time as `step_time` says after it.
+///
+/// # Errors
+/// When the bus refuses a subscription.
+#[cfg(feature = "simulation")]
+pub async fn start_simulated(
+    config: WorkerConfig,
+    parts: WorkerParts,
+    step_time: StepTime,
+) -> Result<(), WorkerError> {
+    start_driven(config, parts, Drive::Task(step_time)).await
+}
+
+async fn start_driven(config: WorkerConfig, parts: WorkerParts, drive: Drive) -> Result<(), WorkerError> {
     let config = Arc::new(config);
     let (commands, received) = mpsc::channel(COMMANDS);
     let (notes, said) = mpsc::channel(NOTES);
@@ -64,7 +83,7 @@ pub async fn start(config: WorkerConfig, parts: WorkerParts) -> Result<(), Worke
         beacons: None,
         load,
     };
-    worker.run(received, notes, said).await
+    worker.run(drive, received, notes, said).await
 }
 
 struct Worker {
@@ -79,6 +98,7 @@ struct Worker {
 impl Worker {
     async fn run(
         mut self,
+        drive: Drive,
         received: mpsc::Receiver<Command>,
         notes: mpsc::Sender<Vec<Note>>,
         said: mpsc::Receiver<Vec<Note>>,
@@ -94,7 +114,7 @@ impl Worker {
         }
         self.carry_notes(said);
         self.send_beacons();
-        self.turn(received, notes)
+        self.turn(drive, received, notes)
     }
 
     /// Cancellations, heartbeats of frontends, and the order to leave.
@@ -214,6 +234,7 @@ impl Worker {
 
     fn turn(
         self,
+        drive: Drive,
         commands: mpsc::Receiver<Command>,
         notes: mpsc::Sender<Vec<Note>>,
     ) -> Result<(), WorkerError> {
@@ -251,13 +272,30 @@ impl Worker {
             commands,
             notes,
             load,
+            #[cfg(feature = "simulation")]
+            step_time: match &drive {
+                Drive::Thread => None,
+                Drive::Task(step_time) => Some(Arc::clone(step_time)),
+            },
         };
         let name = match config.role {
             Role::Prefill => "prefill-loop",
             Role::Decode => "decode-loop",
             Role::Both => "engine-loop",
         };
-        let started = parts.tasks.spawn_thread(Stage::Work, name, move || turn.run());
+        let started = match drive {
+            Drive::Thread => {
+                let runtime = tokio::runtime::Handle::current();
+                parts
+                    .tasks
+                    .spawn_thread(Stage::Work, name, move || runtime.block_on(turn.run()))
+            }
+            #[cfg(feature = "simulation")]
+            Drive::Task(_) => {
+                parts.tasks.spawn(Stage::Work, name, turn.run());
+                Ok(())
+            }
+        };
         started.map_err(|source| WorkerError::Thread {
             worker: config.worker.to_string(),
             source,

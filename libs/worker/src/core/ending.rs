@@ -154,7 +154,7 @@ impl Core {
 
     /// Cancels everything that a lost frontend waited for.
     pub(super) fn frontend_gone(&mut self, frontend: &FrontendId) {
-        let theirs: Vec<Cancel> = self
+        let mut theirs: Vec<Cancel> = self
             .sequences
             .values()
             .filter(|sequence| sequence.request.frontend == *frontend)
@@ -163,6 +163,8 @@ impl Core {
                 attempt: sequence.request.attempt,
             })
             .collect();
+        // In the same order in every run of a simulation.
+        theirs.sort_unstable_by_key(|cancel| cancel.request_id);
         for cancel in &theirs {
             self.cancel(cancel);
         }
@@ -192,7 +194,8 @@ impl Core {
     /// Leaves at once: every sequence this worker answers for ends with an error.
     pub(super) fn end_everything(&mut self) {
         self.draining = true;
-        let ids: Vec<SequenceId> = self.sequences.keys().copied().collect();
+        let mut ids: Vec<SequenceId> = self.sequences.keys().copied().collect();
+        ids.sort_unstable();
         for id in ids {
             let awaiting = self
                 .sequences

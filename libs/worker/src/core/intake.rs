@@ -33,6 +33,11 @@ impl Core {
                 return;
             }
         }
+        if request.emitted_ids.len() >= request.stop.max_tokens as usize {
+            // The client has every token; only the last word was lost.
+            self.refuse_unstarted(&request, Some(job), FinishReason::Length, None);
+            return;
+        }
         let id = self.new_id();
         match self.scheduler.submit(self.new_sequence(id, &request)) {
             Ok(()) => {
