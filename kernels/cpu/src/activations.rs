@@ -3,8 +3,8 @@
 //! Rows are taken in groups of [`Layout::group_rows`]; inside a group, the rows' numbers of one step along K lie side
 //! by side: `[group][step][row]`. A step is one f32, or two bf16 in one word for kernels with bf16 dot products.
 
-use crate::isa::Isa;
-use crate::math::bf16_pair;
+use crate::isa::{Isa, for_each_isa};
+use crate::math::{Arithmetic, bf16_pair};
 use crate::shared::SharedMut;
 use crate::{IsaLevel, math};
 
@@ -72,6 +72,43 @@ pub(crate) fn group_rows(isa: Isa) -> usize {
     }
 }
 
+/// Words in a cache line.
+const RUN: usize = 16;
+
+/// Makes the words of one row: as many as `layout` has steps.
+///
+/// # Panics
+/// When the lengths do not fit.
+pub(crate) fn encode(isa: Isa, layout: &Layout, row: &[f32], into: &mut [u32]) {
+    assert_eq!(row.len(), layout.inputs, "a whole row");
+    assert_eq!(into.len(), layout.steps(), "one word for each step");
+    match layout.word {
+        Word::Single => {
+            for (into, value) in into.iter_mut().zip(row) {
+                *into = value.to_bits();
+            }
+            into[row.len()..].fill(0);
+        }
+        Word::Bf16Pair => encode_pairs(isa, row, into),
+    }
+}
+
+for_each_isa! {
+    fn encode_pairs / encode_pair_lanes(row: &[f32], into: &mut [u32])
+}
+
+#[inline(always)]
+fn encode_pair_lanes<A: Arithmetic>(row: &[f32], into: &mut [u32]) {
+    let _: std::marker::PhantomData<A>;
+    let (pairs, odd) = row.as_chunks::<2>();
+    for (into, [low, high]) in into.iter_mut().zip(pairs) {
+        *into = bf16_pair(*low, *high);
+    }
+    if let ([last], Some(into)) = (odd, into.last_mut()) {
+        *into = math::bf16_bits(*last);
+    }
+}
+
 /// A left-hand side to fill, shared by the threads of a run.
 #[derive(Clone, Copy)]
 pub(crate) struct Packed<'a> {
@@ -95,6 +132,33 @@ impl<'a> Packed<'a> {
 
     pub(crate) fn layout(&self) -> Layout {
         self.layout
+    }
+
+    /// Writes all rows of `group`, whose words lie row by row in `rows`, as [`encode`] makes them.
+    ///
+    /// # Panics
+    /// When there is no such group, or `rows` does not hold its words.
+    ///
+    /// # Safety
+    /// No other thread writes this group during the run, and nobody reads it.
+    pub(crate) unsafe fn write_group(&self, group: usize, rows: &[u32]) {
+        let (count, steps) = (self.layout.rows_in(group), self.layout.steps());
+        assert_eq!(rows.len(), count * steps, "all rows of the group");
+        // SAFETY: the caller is the only user of the group.
+        let into = unsafe { self.words.part(self.layout.group_start(group), count * steps) };
+        if count == 1 {
+            return into.copy_from_slice(rows);
+        }
+        // A line of each row at a time, so that lines are read and written whole.
+        for first in (0..steps).step_by(RUN) {
+            let end = (first + RUN).min(steps);
+            for (row, words) in rows.chunks_exact(steps).enumerate() {
+                let into = into[first * count..end * count].chunks_exact_mut(count);
+                for (into, word) in into.zip(&words[first..end]) {
+                    into[row] = *word;
+                }
+            }
+        }
     }
 
     /// Writes `values` as columns `first_input..` of `row`. A part that ends at an odd K is padded with a zero.
@@ -186,6 +250,34 @@ mod tests {
             .map(f32::from_bits)
             .collect();
         assert_eq!(found, [1.0, 11.0, 21.0, 2.0, 12.0, 22.0, 31.0, 32.0]);
+    }
+
+    #[test]
+    fn groups_written_at_once_are_those_written_row_by_row() {
+        for (rows, inputs) in [(1, 5), (2, 40), (7, 33), (3, 64)] {
+            for word in [Word::Single, Word::Bf16Pair] {
+                let layout = Layout {
+                    rows,
+                    inputs,
+                    word,
+                    group_rows: 3,
+                };
+                let mut words = vec![u32::MAX; layout.words()];
+                let packed = Packed::new(&mut words, layout);
+                for group in 0..layout.groups() {
+                    let mut encoded = vec![u32::MAX; layout.rows_in(group) * layout.steps()];
+                    for (index, into) in encoded.chunks_exact_mut(layout.steps()).enumerate() {
+                        let row = group * layout.group_rows + index;
+                        let values: Vec<f32> =
+                            (0..inputs).map(|input| (10 * row + input + 1) as f32).collect();
+                        encode(Isa::best(), &layout, &values, into);
+                    }
+                    // SAFETY: one thread.
+                    unsafe { packed.write_group(group, &encoded) };
+                }
+                assert_eq!(words, filled(rows, inputs, word));
+            }
+        }
     }
 
     #[test]

@@ -78,14 +78,14 @@ pub(crate) struct Scratch {
     pub(crate) queries: Vec<u32>,
     /// `[rows][padded]`, not yet divided by the sum.
     pub(crate) context: Vec<f32>,
-    running: Vec<Running>,
+    pub(crate) running: Vec<Running>,
 }
 
 /// The online softmax of one query head so far.
 #[derive(Clone, Copy)]
-struct Running {
-    largest: f32,
-    sum: f32,
+pub(crate) struct Running {
+    pub(crate) largest: f32,
+    pub(crate) sum: f32,
 }
 
 impl Scratch {
@@ -111,13 +111,15 @@ impl Scratch {
 }
 
 /// How one instruction set does the parts of the work.
-pub(crate) struct Steps<Q, L, S, C> {
+pub(crate) struct Steps<Q, L, S, F, C> {
     /// (scratch, row, query head)
     pub(crate) store_query: Q,
     /// (scratch, K tile, V tile, tokens of it that exist)
     pub(crate) load_tile: L,
     /// (scratch, first row, scores of [`SCORE_ROWS`] rows)
     pub(crate) scores: S,
+    /// (scores, running, scale, seen): see [`softmax_step`]
+    pub(crate) softmax: F,
     /// (scratch, row, shares of the tile's tokens, what the context so far is multiplied with)
     pub(crate) accumulate: C,
 }
@@ -161,7 +163,7 @@ pub(crate) unsafe fn attend(
 
 /// The order of work, inlined into each level's own function.
 #[inline(always)]
-pub(crate) fn attend_with<A: Arithmetic>(
+pub(crate) fn attend_with(
     job: &Attention<'_>,
     run: QueryRun,
     kv_head: u32,
@@ -170,6 +172,7 @@ pub(crate) fn attend_with<A: Arithmetic>(
         impl Fn(&mut Scratch, usize, &[f32]),
         impl Fn(&mut Scratch, &[u8], &[u8], usize),
         impl Fn(&Scratch, usize, &mut [[f32; LANES]; SCORE_ROWS]),
+        impl Fn(&mut [f32; LANES], &mut Running, f32, Seen) -> f32,
         impl Fn(&mut Scratch, usize, &[f32; LANES], f32),
     >,
 ) {
@@ -210,7 +213,7 @@ pub(crate) fn attend_with<A: Arithmetic>(
                 if seen.is_nothing() {
                     continue;
                 }
-                let correction = softmax_step::<A>(scores, &mut scratch.running[row], job.scale, seen);
+                let correction = (steps.softmax)(scores, &mut scratch.running[row], job.scale, seen);
                 (steps.accumulate)(scratch, row, scores, correction);
             }
         }
@@ -245,9 +248,9 @@ fn first_visible(position: u32, window: Option<u32>) -> u32 {
 
 /// The tokens of a tile that a position sees: lanes `first..end`.
 #[derive(Clone, Copy)]
-struct Seen {
-    first: u32,
-    end: u32,
+pub(crate) struct Seen {
+    pub(crate) first: u32,
+    pub(crate) end: u32,
 }
 
 impl Seen {
@@ -265,14 +268,14 @@ impl Seen {
     }
 
     #[inline(always)]
-    fn is_everything(self) -> bool {
+    pub(crate) fn is_everything(self) -> bool {
         self.first == 0 && self.end == BLOCK_TOKENS
     }
 }
 
 /// Turns scores into shares relative to the largest score so far, and returns what earlier sums are multiplied with.
 #[inline(always)]
-fn softmax_step<A: Arithmetic>(
+pub(crate) fn softmax_step<A: Arithmetic>(
     scores: &mut [f32; LANES],
     running: &mut Running,
     scale: f32,

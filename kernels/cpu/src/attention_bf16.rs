@@ -1,15 +1,18 @@
 //! Attention with bf16 dot products: queries and shares are rounded to bf16, sums are f32.
 
 use std::arch::x86_64::{
-    __m512i, _mm256_loadu_si256, _mm512_cvtepu16_epi32, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_mul_ps,
-    _mm512_or_si512, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512,
-    _mm512_shuffle_i32x4, _mm512_slli_epi32, _mm512_storeu_si512, _mm512_unpackhi_epi32,
-    _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    __m256bh, __m512, __m512i, _CMP_LT_OQ, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _mm256_loadu_si256,
+    _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh, _mm512_dpbf16_ps,
+    _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_mask_mov_ps, _mm512_mul_ps, _mm512_or_si512,
+    _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_slli_epi32,
+    _mm512_storeu_si512, _mm512_sub_ps, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
+    _mm512_unpacklo_epi64,
 };
 
-use crate::attention::{Attention, QueryRun, SCORE_ROWS, Scratch, Steps, attend_with};
-use crate::avx512::{load, pairs, store};
-use crate::math::{Fused, LANES, bf16_pair};
+use crate::attention::{Attention, QueryRun, Running, SCORE_ROWS, Scratch, Seen, Steps, attend_with};
+use crate::avx512::{load, load_numbers, pairs, store};
+use crate::math::{self, Fused, LANES, bf16_pair};
 
 /// See [`crate::attention::attend`], whose checks it relies on.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512bf16")]
@@ -23,11 +26,14 @@ pub(crate) fn attend(job: &Attention<'_>, run: QueryRun, kv_head: u32, scratch: 
         scores: |scratch: &Scratch, row: usize, into: &mut [[f32; LANES]; SCORE_ROWS]| {
             scores(scratch, row, into)
         },
+        softmax: |scores: &mut [f32; LANES], running: &mut Running, scale: f32, seen: Seen| {
+            softmax_step(scores, running, scale, seen)
+        },
         accumulate: |scratch: &mut Scratch, row: usize, shares: &[f32; LANES], correction: f32| {
             accumulate(scratch, row, shares, correction);
         },
     };
-    attend_with::<Fused>(job, run, kv_head, scratch, &steps);
+    attend_with(job, run, kv_head, scratch, &steps);
 }
 
 #[inline(always)]
@@ -138,10 +144,7 @@ fn accumulate(scratch: &mut Scratch, row: usize, shares: &[f32; LANES], correcti
     /// Vectors of the context that are summed at once.
     const AT_ONCE: usize = 2;
     let padded = scratch.padded;
-    let mut rounded = [0_u32; LANES / 2];
-    for (rounded, [low, high]) in rounded.iter_mut().zip(shares.as_chunks::<2>().0) {
-        *rounded = bf16_pair(*low, *high);
-    }
+    let rounded = words(_mm512_cvtneps_pbh(load_numbers(shares)));
     let correction = _mm512_set1_ps(correction);
     let context = scratch.context[row * padded..][..padded]
         .as_chunks_mut::<{ 16 * AT_ONCE }>()
@@ -163,6 +166,65 @@ fn accumulate(scratch: &mut Scratch, row: usize, shares: &[f32; LANES], correcti
         store(first, sums[0]);
         store(second, sums[1]);
     }
+}
+
+/// As `attention::softmax_step`.
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512bf16")]
+fn softmax_step(scores: &mut [f32; LANES], running: &mut Running, scale: f32, seen: Seen) -> f32 {
+    let scaled = _mm512_mul_ps(load_numbers(scores), _mm512_set1_ps(scale));
+    let seen = ((1_u32 << seen.end) - 1) & !((1_u32 << seen.first) - 1);
+    let seen = u16::try_from(seen).expect("a tile has 16 tokens");
+    let masked = _mm512_mask_mov_ps(_mm512_set1_ps(f32::NEG_INFINITY), seen, scaled);
+    let tile_largest = _mm512_reduce_max_ps(masked);
+    let largest = if tile_largest > running.largest {
+        tile_largest
+    } else {
+        running.largest
+    };
+    let correction = math::exp::<Fused>(running.largest - largest);
+    let shares = exp(_mm512_sub_ps(masked, _mm512_set1_ps(largest)));
+    store(scores, shares);
+    running.largest = largest;
+    running.sum = running.sum.mul_add(correction, _mm512_reduce_add_ps(shares));
+    correction
+}
+
+/// As `math::exp`, for numbers that are not above zero.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn exp(x: __m512) -> __m512 {
+    let [one, two, three, four, five, six] = [
+        0.5,
+        1.666_666_5e-1,
+        4.166_579_6e-2,
+        8.333_452e-3,
+        1.398_199_9e-3,
+        1.987_569_1e-4,
+    ]
+    .map(|c| _mm512_set1_ps(c));
+    // Written so that NaN is kept.
+    let vanishes = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(x, _mm512_set1_ps(-87.3));
+    let scaled = _mm512_mul_ps(x, _mm512_set1_ps(std::f32::consts::LOG2_E));
+    let power = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(scaled);
+    let rest = _mm512_fnmadd_ps(power, _mm512_set1_ps(0.693_359_4), x);
+    let rest = _mm512_fnmadd_ps(power, _mm512_set1_ps(-2.121_944_4e-4), rest);
+    let mut sum = _mm512_fmadd_ps(six, rest, five);
+    for coefficient in [four, three, two, one] {
+        sum = _mm512_fmadd_ps(sum, rest, coefficient);
+    }
+    let sum = _mm512_add_ps(
+        _mm512_fmadd_ps(sum, _mm512_mul_ps(rest, rest), rest),
+        _mm512_set1_ps(1.0),
+    );
+    _mm512_mask_mov_ps(_mm512_scalef_ps(sum, power), vanishes, _mm512_setzero_ps())
+}
+
+/// 16 bf16 as 8 pairs.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn words(numbers: __m256bh) -> [u32; LANES / 2] {
+    // SAFETY: both are 32 bytes of which every pattern is valid.
+    unsafe { std::mem::transmute::<__m256bh, [u32; LANES / 2]>(numbers) }
 }
 
 /// Rows become columns.
@@ -211,13 +273,6 @@ fn widen(values: &[u8; 32]) -> __m512i {
 fn load_bytes(bytes: &[u8; 64]) -> __m512i {
     // SAFETY: the array is 64 bytes long.
     unsafe { std::arch::x86_64::_mm512_loadu_si512(bytes.as_ptr().cast()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load_numbers(numbers: &[f32; 16]) -> std::arch::x86_64::__m512 {
-    // SAFETY: the array is 16 numbers long.
-    unsafe { _mm512_loadu_ps(numbers.as_ptr()) }
 }
 
 #[inline]

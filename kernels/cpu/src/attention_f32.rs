@@ -2,7 +2,7 @@
 
 use vlinders_kernel_api::Dtype;
 
-use crate::attention::{Attention, QueryRun, SCORE_ROWS, Scratch, Steps, attend_with};
+use crate::attention::{Attention, QueryRun, SCORE_ROWS, Scratch, Steps, attend_with, softmax_step};
 use crate::isa::for_each_isa;
 use crate::math::{Arithmetic, LANES, widen_bf16};
 
@@ -33,9 +33,10 @@ fn attend_lanes<A: Arithmetic>(job: &Attention<'_>, run: QueryRun, kv_head: u32,
             }
         },
         scores: scores::<A>,
+        softmax: softmax_step::<A>,
         accumulate: accumulate::<A>,
     };
-    attend_with::<A>(job, run, kv_head, scratch, &steps);
+    attend_with(job, run, kv_head, scratch, &steps);
 }
 
 #[inline(always)]

@@ -9,7 +9,7 @@ use vlinders_kernel_api::{
 use vlinders_sampling::{SampleInput, Sampler};
 use vlinders_types::{Batch, SampleResult};
 
-use crate::activations::{Layout, Packed};
+use crate::activations::{Layout, MAX_GROUP_ROWS, Packed, encode};
 use crate::attention::{Attention, Scratch, attend};
 use crate::backend::{Device, NAME};
 use crate::elementwise::{rms_norm, rms_norm_in_place, rotate, store_bf16};
@@ -58,6 +58,8 @@ struct Buffers {
 struct ThreadMemory {
     /// One normalised row.
     row: Vec<f32>,
+    /// One group of a left-hand side, row by row.
+    words: Vec<u32>,
     attention: Scratch,
     sampler: Sampler,
     /// One row of logits, for the sampler to change.
@@ -102,6 +104,7 @@ impl CpuExecutor {
         };
         let thread = || ThreadMemory {
             row: vec![0.0; size.hidden],
+            words: vec![0; Layout::most_words(MAX_GROUP_ROWS, widest)],
             attention: Scratch::new(size.head_dim, size.query_heads / size.kv_heads),
             sampler: Sampler::new(),
             logits: Vec::new(),
@@ -143,19 +146,20 @@ impl CpuExecutor {
         let x = self.buffers.x.as_slice::<f32>();
         let weight = self.weights.vector(norm.weight);
         let (step, threads) = (&self.step, &self.threads);
-        pool.deal(count, ROWS_AT_ONCE, &|thread, rows| {
+        pool.deal(layout.groups(), 1, &|thread, groups| {
             let mut memory = lock(&threads[thread]);
-            for row in rows {
-                let source = row_of(step, row) * hidden;
-                rms_norm(
-                    *isa,
-                    &x[source..source + hidden],
-                    weight,
-                    norm.epsilon,
-                    &mut memory.row,
-                );
-                // SAFETY: each row is dealt to one thread.
-                unsafe { packed.write(row, 0, &memory.row) };
+            let ThreadMemory {
+                row: normed, words, ..
+            } = &mut *memory;
+            for group in groups {
+                let words = &mut words[..layout.rows_in(group) * layout.steps()];
+                for (index, words) in words.chunks_exact_mut(layout.steps()).enumerate() {
+                    let source = row_of(step, group * layout.group_rows + index) * hidden;
+                    rms_norm(*isa, &x[source..source + hidden], weight, norm.epsilon, normed);
+                    encode(*isa, &layout, normed, words);
+                }
+                // SAFETY: each group is dealt to one thread.
+                unsafe { packed.write_group(group, words) };
             }
         });
         layout
@@ -302,10 +306,17 @@ impl Executor for CpuExecutor {
         let layout = left_layout(*isa, linear.storage, self.step.tokens.len(), width);
         let packed = Packed::new(self.buffers.left.as_mut_slice(), layout);
         let context = self.buffers.context.as_slice::<f32>();
-        pool.deal(layout.rows, ROWS_AT_ONCE, &|_, rows| {
-            for row in rows {
-                // SAFETY: each row is dealt to one thread.
-                unsafe { packed.write(row, 0, &context[row * width..][..width]) };
+        let threads = &self.threads;
+        pool.deal(layout.groups(), 1, &|thread, groups| {
+            let words = &mut lock(&threads[thread]).words;
+            for group in groups {
+                let words = &mut words[..layout.rows_in(group) * layout.steps()];
+                for (index, words) in words.chunks_exact_mut(layout.steps()).enumerate() {
+                    let row = group * layout.group_rows + index;
+                    encode(*isa, &layout, &context[row * width..][..width], words);
+                }
+                // SAFETY: each group is dealt to one thread.
+                unsafe { packed.write_group(group, words) };
             }
         });
         let output = Output::Add(SharedMut::new(self.buffers.x.as_mut_slice()));

@@ -3,21 +3,29 @@
 //! Every output is one sum over K in ascending order in one accumulator, whatever the number of rows, the tile, the
 //! group or the thread it falls into. So a row's results do not depend on its neighbours.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use vlinders_kernel_api::LinearKind;
 
 use crate::IsaLevel;
-use crate::activations::{Layout, MAX_GROUP_ROWS, Packed, Word, group_rows};
+use crate::activations::{Layout, Packed, Word, group_rows};
 use crate::isa::Isa;
 use crate::math::{Arithmetic, silu};
 use crate::pack::{PANEL, PackedWeights, Storage};
 use crate::pool::Pool;
 use crate::shared::SharedMut;
 
-/// Weights that a thread works on before it takes the next ones: they stay in its own cache (1 MiB) while all groups of
-/// rows pass by.
+/// Weights that a thread streams before it asks for more, when there are few rows.
 const CHUNK_BYTES: usize = 512 << 10;
+/// Groups of rows that count as few: the second one finds the panel in the second-level cache.
+const FEW_GROUPS: usize = 2;
+/// With more rows, this many steps of a panel (32 KiB) stay in the first-level cache while a block of rows passes by ...
+const BLOCK_STEPS: usize = 256;
+/// ... of this many rows, whose 256 steps (144 KiB) stay in the second-level cache ...
+const BLOCK_ROWS: usize = 144;
+/// ... for this many panels, whose sums (72 KiB) do so as well.
+const BLOCK_PANELS: usize = 4;
 /// At least this many chunks for each thread, so that a late thread costs little.
 const CHUNKS_PER_THREAD: usize = 4;
 
@@ -42,7 +50,21 @@ pub(crate) enum Output<'a> {
     SiluMul(Packed<'a>),
 }
 
-/// One tile: `[rows][PANEL]` sums.
+impl Product<'_> {
+    /// Panels that must be finished together.
+    fn panels_per_unit(&self) -> usize {
+        match self.output {
+            Output::Store(_) | Output::Add(_) => 1,
+            Output::SiluMul(_) => 2,
+        }
+    }
+
+    fn has_few_rows(&self) -> bool {
+        self.layout.groups() <= FEW_GROUPS
+    }
+}
+
+/// Sums, `[rows][PANEL]`.
 type Tile = [[f32; PANEL]];
 
 /// How a left-hand side for weights of this storage is written.
@@ -76,8 +98,8 @@ pub(crate) fn multiply(pool: &Pool, isa: Isa, product: &Product<'_>) {
         "left-hand side"
     );
     assert!(left.len() >= layout.words(), "the left-hand side is complete");
-    assert!(layout.group_rows <= MAX_GROUP_ROWS, "a tile fits its buffer");
-    let (units, panels_per_unit) = match output {
+    let panels_per_unit = product.panels_per_unit();
+    match output {
         Output::Store(matrix) | Output::Add(matrix) => {
             assert_ne!(
                 weights.kind,
@@ -88,7 +110,6 @@ pub(crate) fn multiply(pool: &Pool, isa: Isa, product: &Product<'_>) {
                 matrix.len() >= layout.rows * weights.outputs,
                 "the result has room"
             );
-            (weights.panels, 1)
         }
         Output::SiluMul(packed) => {
             assert_eq!(weights.kind, LinearKind::GateUp, "two parts are needed");
@@ -97,12 +118,16 @@ pub(crate) fn multiply(pool: &Pool, isa: Isa, product: &Product<'_>) {
                 next.rows == layout.rows && next.inputs == weights.outputs,
                 "the next left-hand side fits"
             );
-            (weights.panels / 2, 2)
         }
+    }
+    let units = weights.panels / panels_per_unit;
+    let at_once = if product.has_few_rows() {
+        (CHUNK_BYTES / (weights.panel_bytes() * panels_per_unit)).max(1)
+    } else {
+        BLOCK_PANELS / panels_per_unit
     };
-    let in_cache = (CHUNK_BYTES / (weights.panel_bytes() * panels_per_unit)).max(1);
     let balanced = units.div_ceil(pool.threads() * CHUNKS_PER_THREAD).max(1);
-    pool.deal(units, in_cache.min(balanced), &|_, units| {
+    pool.deal(units, at_once.min(balanced), &|_, units| {
         run_units(isa, product, units)
     });
 }
@@ -133,46 +158,123 @@ fn run_units(isa: Isa, product: &Product<'_>, units: Range<usize>) {
     crate::gemm_portable::run_units(product, units);
 }
 
-/// Calls `tile(panel, group's words, rows, sums)` for every panel of `units` and every group of rows, and passes the sums on.
-/// Inlined into each level's own function, so that it is compiled with that level's instructions.
+/// Calls `tile(steps of a panel, the same steps of a group, sums)`, which adds to the sums, until the panels of `units` are
+/// summed over all of K for every row, and passes the sums on. Inlined into each level's own function, so that it is
+/// compiled with that level's instructions.
 #[inline(always)]
 pub(crate) fn for_each_tile<A: Arithmetic>(
     product: &Product<'_>,
     units: Range<usize>,
-    tile: impl Fn(&[[u32; PANEL]], &[u32], &mut Tile),
+    tile: impl Fn(&[[u32; PANEL]], &[u32], &mut Tile, bool),
+) {
+    let groups = product.layout.groups();
+    let blocking = Blocking::of(product);
+    let mut sums = SUMS.take();
+    for first_group in (0..groups).step_by(blocking.groups) {
+        let groups = first_group..(first_group + blocking.groups).min(groups);
+        let rows = groups.len() * product.layout.group_rows;
+        for first_unit in units.clone().step_by(blocking.units) {
+            let units = first_unit..(first_unit + blocking.units).min(units.end);
+            let panels = units.start * product.panels_per_unit()..units.end * product.panels_per_unit();
+            sums.clear();
+            sums.resize(panels.len() * rows, [0.0; PANEL]);
+            add_panels(product, panels, groups.clone(), blocking.steps, &mut sums, &tile);
+            for (unit, sums) in units.zip(sums.chunks_exact(rows * product.panels_per_unit())) {
+                finish_unit::<A>(product, unit, groups.clone(), sums);
+            }
+        }
+    }
+    SUMS.set(sums);
+}
+
+thread_local! {
+    /// Sums of the panels and rows a thread works on, `[panel][row]`. Kept, so that a product allocates nothing.
+    static SUMS: Cell<Vec<[f32; PANEL]>> = const { Cell::new(Vec::new()) };
+}
+
+/// How much of a product is done at a time.
+struct Blocking {
+    groups: usize,
+    units: usize,
+    steps: usize,
+}
+
+impl Blocking {
+    fn of(product: &Product<'_>) -> Self {
+        let groups = product.layout.groups();
+        if product.has_few_rows() {
+            // Each panel is streamed from memory once, front to back.
+            return Self {
+                groups,
+                units: 1,
+                steps: usize::MAX,
+            };
+        }
+        // Blocks of equal size.
+        let most = BLOCK_ROWS / product.layout.group_rows;
+        let groups = groups.div_ceil(groups.div_ceil(most));
+        Self {
+            groups,
+            units: BLOCK_PANELS / product.panels_per_unit(),
+            steps: BLOCK_STEPS,
+        }
+    }
+}
+
+/// Sums `panels` and `groups` over all of K, `block_steps` at a time.
+#[inline(always)]
+fn add_panels(
+    product: &Product<'_>,
+    panels: Range<usize>,
+    groups: Range<usize>,
+    block_steps: usize,
+    sums: &mut Tile,
+    tile: &impl Fn(&[[u32; PANEL]], &[u32], &mut Tile, bool),
 ) {
     let Product {
         weights,
         left,
         layout,
-        output,
+        ..
     } = product;
-    let mut sums = [[0.0; PANEL]; MAX_GROUP_ROWS];
-    let mut up_sums = [[0.0; PANEL]; MAX_GROUP_ROWS];
-    for group in 0..layout.groups() {
-        let rows = layout.rows_in(group);
-        let first_row = group * layout.group_rows;
-        let words = &left[layout.group_start(group)..][..rows * layout.steps()];
-        for unit in units.clone() {
-            let sums = &mut sums[..rows];
-            match output {
-                Output::Store(matrix) => {
-                    tile(weights.panel(unit), words, sums);
-                    finish(weights, unit, sums, *matrix, first_row, |_, sum| sum);
-                }
-                Output::Add(matrix) => {
-                    tile(weights.panel(unit), words, sums);
-                    finish(weights, unit, sums, *matrix, first_row, |before, sum| {
-                        before + sum
-                    });
-                }
-                Output::SiluMul(packed) => {
-                    let up_sums = &mut up_sums[..rows];
-                    tile(weights.panel(2 * unit), words, sums);
-                    tile(weights.panel(2 * unit + 1), words, up_sums);
-                    finish_silu::<A>(weights, unit, (sums, up_sums), *packed, first_row);
-                }
+    let steps = weights.steps();
+    let words_per_step = layout.steps() / steps;
+    for first_step in (0..steps).step_by(block_steps) {
+        let count = block_steps.min(steps - first_step);
+        let sums = sums.chunks_exact_mut(groups.len() * layout.group_rows);
+        for (panel, sums) in panels.clone().zip(sums) {
+            let panel = &weights.panel(panel)[first_step..first_step + count];
+            for (group, sums) in groups.clone().zip(sums.chunks_exact_mut(layout.group_rows)) {
+                let rows = layout.rows_in(group);
+                let start = layout.group_start(group) + first_step * words_per_step * rows;
+                let left = &left[start..start + count * words_per_step * rows];
+                // The first group brings the panel in; the others find it in the cache.
+                tile(panel, left, &mut sums[..rows], group == groups.start);
             }
+        }
+    }
+}
+
+#[inline(always)]
+fn finish_unit<A: Arithmetic>(product: &Product<'_>, unit: usize, groups: Range<usize>, sums: &Tile) {
+    let Product {
+        weights,
+        layout,
+        output,
+        ..
+    } = product;
+    let first_row = groups.start * layout.group_rows;
+    let rows = (layout.rows - first_row).min(groups.len() * layout.group_rows);
+    match output {
+        Output::Store(matrix) => finish(weights, unit, &sums[..rows], *matrix, first_row, |_, sum| sum),
+        Output::Add(matrix) => {
+            finish(weights, unit, &sums[..rows], *matrix, first_row, |before, sum| {
+                before + sum
+            });
+        }
+        Output::SiluMul(packed) => {
+            let (gates, ups) = sums.split_at(sums.len() / 2);
+            finish_silu::<A>(weights, unit, (&gates[..rows], &ups[..rows]), *packed, first_row);
         }
     }
 }
@@ -349,9 +451,9 @@ mod tests {
 
         #[test]
         fn products_are_those_of_the_reference_and_rows_do_not_depend_on_their_neighbours(
-            rows in 1_usize..30,
+            rows in prop_oneof![1_usize..30, 25_usize..60, 145_usize..160],
             outputs in prop_oneof![1_usize..5, 30_usize..35, 60_usize..200],
-            inputs in prop_oneof![1_usize..4, 14_usize..18, 60_usize..300],
+            inputs in prop_oneof![1_usize..4, 14_usize..18, 60_usize..300, 510_usize..700],
             dtype in prop_oneof![Just(Dtype::F32), Just(Dtype::F16), Just(Dtype::Bf16)],
             has_bias: bool,
             seed: u64,
@@ -372,7 +474,7 @@ mod tests {
                 prop_assert!(ops::relative_l2(&found, &expected) < tolerance(dtype), "{isa:?}");
                 let found_added = product(&pool, isa, &weights, &lefts, &before);
                 prop_assert!(ops::relative_l2(&found_added, &added) < tolerance(dtype), "{isa:?}");
-                for (row, left) in lefts.iter().enumerate() {
+                for (row, left) in lefts.iter().enumerate().step_by(1 + rows / 16) {
                     let alone = product(&pool, isa, &weights, std::slice::from_ref(left), &[]);
                     prop_assert_eq!(&found[row * outputs..][..outputs], alone.as_slice());
                 }

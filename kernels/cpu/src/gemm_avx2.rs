@@ -1,8 +1,9 @@
 //! Tiles for AVX2 with fused multiply-add: 3 rows by 32 outputs are 12 of the 16 registers.
 
 use std::arch::x86_64::{
-    __m256, __m256i, _mm256_and_si256, _mm256_castsi256_ps, _mm256_fmadd_ps, _mm256_loadu_si256,
-    _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps, _mm256_slli_epi32, _mm256_storeu_ps,
+    __m256, __m256i, _mm256_and_si256, _mm256_castsi256_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
+    _mm256_loadu_si256, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps, _mm256_slli_epi32,
+    _mm256_storeu_ps,
 };
 use std::ops::Range;
 
@@ -17,7 +18,7 @@ const VECTORS: usize = PANEL / 8;
 #[target_feature(enable = "avx2,fma")]
 pub(crate) fn run_units(product: &Product<'_>, units: Range<usize>) {
     let storage = product.weights.storage;
-    for_each_tile::<Fused>(product, units, |panel, left, sums| match sums.len() {
+    for_each_tile::<Fused>(product, units, |panel, left, sums, _| match sums.len() {
         1 => tile::<1>(storage, panel, left, sums),
         2 => tile::<2>(storage, panel, left, sums),
         3 => tile::<3>(storage, panel, left, sums),
@@ -34,6 +35,12 @@ fn tile<const ROWS: usize>(
 ) {
     let left = left.as_chunks::<ROWS>().0;
     let mut local = [[_mm256_setzero_ps(); VECTORS]; ROWS];
+    for (sums, local) in sums.iter().zip(&mut local) {
+        for (sums, local) in sums.as_chunks::<8>().0.iter().zip(local) {
+            // SAFETY: the chunk is 8 numbers long.
+            *local = unsafe { _mm256_loadu_ps(sums.as_ptr()) };
+        }
+    }
     match storage {
         Storage::F32 => {
             for (step, left) in panel.iter().zip(left) {

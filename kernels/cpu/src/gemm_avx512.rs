@@ -6,7 +6,7 @@ use std::arch::x86_64::{
 };
 use std::ops::Range;
 
-use crate::avx512::{load, prefetch, store};
+use crate::avx512::{load, load_numbers, prefetch, store};
 use crate::gemm::{Product, for_each_tile};
 use crate::math::Fused;
 use crate::pack::{PANEL, Storage};
@@ -15,25 +15,40 @@ use crate::pack::{PANEL, Storage};
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl")]
 pub(crate) fn run_units(product: &Product<'_>, units: Range<usize>) {
     let storage = product.weights.storage;
-    for_each_tile::<Fused>(product, units, |panel, left, sums| match sums.len() {
-        1 => tile::<1>(storage, panel, left, sums),
-        2 => tile::<2>(storage, panel, left, sums),
-        3 => tile::<3>(storage, panel, left, sums),
-        4 => tile::<4>(storage, panel, left, sums),
-        5 => tile::<5>(storage, panel, left, sums),
-        6 => tile::<6>(storage, panel, left, sums),
-        7 => tile::<7>(storage, panel, left, sums),
-        8 => tile::<8>(storage, panel, left, sums),
-        9 => tile::<9>(storage, panel, left, sums),
-        10 => tile::<10>(storage, panel, left, sums),
-        11 => tile::<11>(storage, panel, left, sums),
-        12 => tile::<12>(storage, panel, left, sums),
-        rows => unreachable!("a group of {rows} rows"),
+    for_each_tile::<Fused>(product, units, |panel, left, sums, is_streamed| {
+        match (sums.len(), is_streamed) {
+            (1, true) => tile::<1, true>(storage, panel, left, sums),
+            (1, false) => tile::<1, false>(storage, panel, left, sums),
+            (2, true) => tile::<2, true>(storage, panel, left, sums),
+            (2, false) => tile::<2, false>(storage, panel, left, sums),
+            (3, true) => tile::<3, true>(storage, panel, left, sums),
+            (3, false) => tile::<3, false>(storage, panel, left, sums),
+            (4, true) => tile::<4, true>(storage, panel, left, sums),
+            (4, false) => tile::<4, false>(storage, panel, left, sums),
+            (5, true) => tile::<5, true>(storage, panel, left, sums),
+            (5, false) => tile::<5, false>(storage, panel, left, sums),
+            (6, true) => tile::<6, true>(storage, panel, left, sums),
+            (6, false) => tile::<6, false>(storage, panel, left, sums),
+            (7, true) => tile::<7, true>(storage, panel, left, sums),
+            (7, false) => tile::<7, false>(storage, panel, left, sums),
+            (8, true) => tile::<8, true>(storage, panel, left, sums),
+            (8, false) => tile::<8, false>(storage, panel, left, sums),
+            (9, true) => tile::<9, true>(storage, panel, left, sums),
+            (9, false) => tile::<9, false>(storage, panel, left, sums),
+            (10, true) => tile::<10, true>(storage, panel, left, sums),
+            (10, false) => tile::<10, false>(storage, panel, left, sums),
+            (11, true) => tile::<11, true>(storage, panel, left, sums),
+            (11, false) => tile::<11, false>(storage, panel, left, sums),
+            (12, true) => tile::<12, true>(storage, panel, left, sums),
+            (12, false) => tile::<12, false>(storage, panel, left, sums),
+            (rows, _) => unreachable!("a group of {rows} rows"),
+        }
     });
 }
 
+#[inline(never)]
 #[target_feature(enable = "avx512f")]
-fn tile<const ROWS: usize>(
+fn tile<const ROWS: usize, const STREAMED: bool>(
     storage: Storage,
     panel: &[[u32; PANEL]],
     left: &[u32],
@@ -42,10 +57,19 @@ fn tile<const ROWS: usize>(
     let left = left.as_chunks::<ROWS>().0;
     let mut low = [_mm512_setzero_ps(); ROWS];
     let mut high = [_mm512_setzero_ps(); ROWS];
+    for (row, sums) in sums.iter().enumerate() {
+        let [first, second] = sums.as_chunks::<16>().0 else {
+            unreachable!("a panel is two vectors")
+        };
+        low[row] = load_numbers(first);
+        high[row] = load_numbers(second);
+    }
     match storage {
         Storage::F32 => {
             for (step, left) in panel.iter().zip(left) {
-                prefetch(step);
+                if STREAMED {
+                    prefetch(step);
+                }
                 let [first, second] = halves(step);
                 add(_mm512_castsi512_ps(first), left, &mut low);
                 add(_mm512_castsi512_ps(second), left, &mut high);
@@ -54,7 +78,9 @@ fn tile<const ROWS: usize>(
         Storage::Bf16 => {
             let mask = _mm512_set1_epi32(0xFFFF_0000_u32.cast_signed());
             for (step, left) in panel.iter().zip(left.as_chunks::<2>().0) {
-                prefetch(step);
+                if STREAMED {
+                    prefetch(step);
+                }
                 let [first, second] = halves(step);
                 add(
                     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(first)),

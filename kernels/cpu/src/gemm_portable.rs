@@ -9,7 +9,7 @@ use crate::pack::{PANEL, Storage};
 /// The portable level's share of a product.
 pub(crate) fn run_units(product: &Product<'_>, units: Range<usize>) {
     let storage = product.weights.storage;
-    for_each_tile::<Plain>(product, units, |panel, left, sums| match sums.len() {
+    for_each_tile::<Plain>(product, units, |panel, left, sums, _| match sums.len() {
         1 => tile::<1>(storage, panel, left, sums),
         2 => tile::<2>(storage, panel, left, sums),
         3 => tile::<3>(storage, panel, left, sums),
@@ -25,7 +25,10 @@ fn tile<const ROWS: usize>(
     sums: &mut [[f32; PANEL]],
 ) {
     let left = left.as_chunks::<ROWS>().0;
-    let mut local = [[0.0; PANEL]; ROWS];
+    let sums = sums
+        .first_chunk_mut::<ROWS>()
+        .expect("one row of sums for each row");
+    let mut local = *sums;
     match storage {
         Storage::F32 => {
             for (step, left) in panel.iter().zip(left) {
@@ -40,7 +43,7 @@ fn tile<const ROWS: usize>(
             }
         }
     }
-    sums.copy_from_slice(&local);
+    *sums = local;
 }
 
 #[inline(always)]

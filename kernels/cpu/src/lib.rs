@@ -31,6 +31,7 @@ mod kv_memory;
 mod math;
 mod pack;
 mod pool;
+pub mod probe;
 mod region;
 mod shared;
 mod step;
