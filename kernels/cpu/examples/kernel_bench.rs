@@ -199,44 +199,64 @@ fn main() {
         urgency: Urgency::Prefill,
     };
     let mut executor = backend.executor(&spec).unwrap();
-    let weights = layers as usize * LAYER;
     for (rows, count) in [(1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (1, 128), (1, 512)] {
-        if rows > 8 && depth > 0 {
-            continue;
+        if rows <= 8 || depth == 0 {
+            time(
+                &model,
+                executor.as_mut(),
+                kv,
+                (rows, count, depth),
+                (memory, dots),
+            );
         }
-        let batch = batch(rows, count, depth);
-        let rounds = if count > 1 { 2 } else { 6 };
-        let steps: Vec<[f64; 6]> = (0..=rounds)
-            .map(|_| model.step(executor.as_mut(), &batch))
-            .collect();
-        let total = |step: &&[f64; 6]| (step.iter().sum::<f64>() * 1e9) as u64;
-        let best = steps[1..].iter().min_by_key(total).unwrap();
-        let seconds: f64 = best.iter().sum();
-        let tokens = f64::from(rows * count);
-        let read = 2.0 * (weights + VOCABULARY * HIDDEN) as f64
-            + f64::from(rows * depth) * (kv.block_bytes() / 16) as f64;
-        let inner: f64 = best[..5].iter().sum();
-        println!(
-            "{rows:2} x {count:3}: {:7.1} ms, {:7.1} tokens/s | {:5.1} GB/s ({:3.0} % of memory) | layers {:4.0} GFLOP/s ({:3.0} % of bf16) | ms {}",
-            seconds * 1e3,
-            tokens / seconds,
-            read / seconds / 1e9,
-            100.0 * read / seconds / memory,
-            2.0 * tokens * weights as f64 / inner / 1e9,
-            200.0 * tokens * weights as f64 / inner / dots,
-            [
-                "project",
-                "rotary",
-                "attention",
-                "output",
-                "feed-forward",
-                "embed+logits"
-            ]
-            .iter()
-            .zip(best)
-            .map(|(name, seconds)| format!("{name} {:.1}", seconds * 1e3))
-            .collect::<Vec<_>>()
-            .join(", ")
-        );
     }
+}
+
+/// Times steps of `rows` sequences with `count` new tokens each after `depth` old ones, and prints them beside the limits.
+fn time(
+    model: &Model,
+    executor: &mut dyn Executor,
+    kv: KvLayout,
+    (rows, count, depth): (u32, u32, u32),
+    (memory, dots): (f64, f64),
+) {
+    let weights = model.layers.len() * LAYER;
+    let batch = batch(rows, count, depth);
+    let rounds = if count > 1 { 3 } else { 8 };
+    let steps: Vec<[f64; 6]> = (0..=rounds).map(|_| model.step(executor, &batch)).collect();
+    let total = |step: &&[f64; 6]| (step.iter().sum::<f64>() * 1e9) as u64;
+    let best = steps[1..].iter().min_by_key(total).unwrap();
+    let seconds: f64 = best.iter().sum();
+    let tokens = f64::from(rows * count);
+    let read = 2.0 * (weights + VOCABULARY * HIDDEN) as f64
+        + f64::from(rows * depth) * (kv.block_bytes() / 16) as f64;
+    let layers: f64 = best[..5].iter().sum();
+    let flops = 2.0 * tokens * weights as f64 / layers;
+    print!(
+        "{rows:2} x {count:3}: {:7.1} ms, {:7.1} tokens/s",
+        seconds * 1e3,
+        tokens / seconds
+    );
+    print!(
+        " | {:5.1} GB/s, {:3.0} % of memory",
+        read / seconds / 1e9,
+        100.0 * read / seconds / memory
+    );
+    print!(
+        " | layers {:4.0} GFLOP/s, {:3.0} % of bf16 | ms:",
+        flops / 1e9,
+        100.0 * flops / dots
+    );
+    let names = [
+        "project",
+        "rotary",
+        "attention",
+        "output",
+        "feed-forward",
+        "embed+logits",
+    ];
+    for (name, seconds) in names.iter().zip(best) {
+        print!(" {name} {:.1}", seconds * 1e3);
+    }
+    println!();
 }
