@@ -18,6 +18,8 @@ pub(crate) struct Sequence {
     pub(crate) phase: Phase,
     pub(crate) output: Output,
     pub(crate) cached_tokens: u32,
+    /// Prefill may have sent the next token already: it goes out alone, so that the frontend can drop a second copy.
+    pub(crate) next_token_alone: bool,
     pub(crate) first_token_ms: Option<u64>,
     /// The delivery to acknowledge when somebody is answerable for what comes next.
     pub(crate) job: Option<JobId>,

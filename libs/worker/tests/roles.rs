@@ -235,7 +235,11 @@ async fn a_second_attempt_goes_on_where_the_first_one_stopped() {
     world.send(&again).await;
     assert!(world.collect_from(40).await.is_empty());
     let usage = world.usage(5).await;
-    assert!(usage.iter().all(|event| event.finish == FinishReason::Length && event.counts.completion == 40));
+    assert!(
+        usage
+            .iter()
+            .all(|event| event.finish == FinishReason::Length && event.counts.completion == 40)
+    );
     world.stop().await;
 }
 

@@ -187,10 +187,13 @@ impl Core {
             self.scheduler.end_quarantine(id);
             return false;
         };
-        if let Some(resume) = resume {
-            sequence.cached_tokens = resume.cached_tokens;
-            sequence.first_token_ms = Some(resume.first_token_ms);
-            sequence.output.replay(&resume.generated);
+        match resume {
+            Some(resume) => {
+                sequence.cached_tokens = resume.cached_tokens;
+                sequence.first_token_ms = Some(resume.first_token_ms);
+                sequence.output.replay(&resume.generated);
+            }
+            None => sequence.next_token_alone = true,
         }
         true
     }

@@ -162,6 +162,7 @@ impl Core {
             phase,
             output,
             cached_tokens: 0,
+            next_token_alone: false,
             first_token_ms: None,
             job,
             _slot: slot,

@@ -229,7 +229,8 @@ impl Core {
                     // From here on the frontend notices a loss by itself and has what it needs to go on.
                     self.outbox.push(crate::outbox::Note::Settle(job));
                 }
-                if request.stream || sequence.output.has_much_news() {
+                let alone = std::mem::take(&mut sequence.next_token_alone);
+                if request.stream || alone || sequence.output.has_much_news() {
                     self.send_news(id);
                 }
             }

@@ -1,7 +1,10 @@
 //! A small world for worker tests: the in-process bus, simulated engines, a byte-level tokenizer, and one frontend that
 //! collects what it is sent.
 
-#![expect(clippy::unwrap_used, reason = "a failed step of a test ends it, here as in the test itself")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a failed step of a test ends it, here as in the test itself"
+)]
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -74,6 +77,7 @@ pub(crate) struct Received {
     pub(crate) ids: Vec<TokenId>,
     pub(crate) text: String,
     pub(crate) finish: Option<Finish>,
+    early: BTreeMap<u32, Chunk>,
 }
 
 impl World {
@@ -236,8 +240,7 @@ impl World {
                 let incoming = self.tokens.next().await.expect("the bus lives");
                 let batch = vlinders_wire::decode_step_batch(&incoming.payload).unwrap();
                 for chunk in batch.chunks {
-                    ended += usize::from(chunk.finish.is_some());
-                    take(received.entry(chunk.handle).or_default(), chunk);
+                    ended += usize::from(take(received.entry(chunk.handle).or_default(), chunk));
                 }
             }
         };
@@ -312,12 +315,22 @@ impl World {
     }
 }
 
-fn take(received: &mut Received, chunk: Chunk) {
+/// Takes a chunk and those that had overtaken it: prefill sends the first token, decode the others.
+fn take(received: &mut Received, chunk: Chunk) -> bool {
     assert!(received.finish.is_none(), "a chunk after the last one");
-    assert_eq!(chunk.position as usize, received.ids.len(), "a gap in the tokens");
-    received.ids.extend(chunk.ids);
-    received.text.push_str(&chunk.text);
-    received.finish = chunk.finish;
+    let known = u32::try_from(received.ids.len()).unwrap();
+    if chunk.position < known {
+        let end = chunk.position + u32::try_from(chunk.ids.len()).unwrap();
+        assert!(end <= known, "a chunk that is half known cannot be cut");
+        return false;
+    }
+    received.early.insert(chunk.position, chunk);
+    while let Some(chunk) = received.early.remove(&u32::try_from(received.ids.len()).unwrap()) {
+        received.ids.extend(chunk.ids);
+        received.text.push_str(&chunk.text);
+        received.finish = chunk.finish;
+    }
+    received.finish.is_some()
 }
 
 fn unfinished(received: &BTreeMap<u64, Received>) -> HashMap<u64, usize> {
