@@ -208,21 +208,26 @@ impl Up {
 
     /// Starts the workers and tells the sizes of their engines, which are all alike.
     async fn start_workers(&self, args: &UpArgs, model: &Model) -> anyhow::Result<EngineFacts> {
-        let engine = model.engine(args, Urgency::Decode)?;
-        let facts = engine.facts().clone();
-        match args.role {
+        let facts = match args.role {
             UpRole::Split => {
-                let (config, parts) = self.worker(args, model, Role::Decode, "decode-0", engine)?;
-                vlinders_decode::start(config, parts).await?;
+                // Prefill first: it then hears decode's very first beacon and need not wait for the next.
                 let engine = model.engine(args, Urgency::Prefill)?;
                 let (config, parts) = self.worker(args, model, Role::Prefill, "prefill-0", engine)?;
                 vlinders_prefill::start(config, parts).await?;
+                let engine = model.engine(args, Urgency::Decode)?;
+                let facts = engine.facts().clone();
+                let (config, parts) = self.worker(args, model, Role::Decode, "decode-0", engine)?;
+                vlinders_decode::start(config, parts).await?;
+                facts
             }
             UpRole::Both => {
+                let engine = model.engine(args, Urgency::Decode)?;
+                let facts = engine.facts().clone();
                 let (config, parts) = self.worker(args, model, Role::Both, "worker-0", engine)?;
                 vlinders_worker::start(config, parts).await?;
+                facts
             }
-        }
+        };
         Ok(facts)
     }
 
