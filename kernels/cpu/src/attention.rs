@@ -1,6 +1,6 @@
 //! Attention over paged keys and values: the door, the order of work, and the online softmax.
 //!
-//! Keys are taken one block at a time, at absolute positions, in ascending order, and the arithmetic for one query head
+//! Keys are taken a tile of four blocks at a time, at absolute positions, in ascending order, and the arithmetic for one query head
 //! does not depend on which other heads or tokens share the work. So a token's context is the same bits when its prompt
 //! is computed whole, in chunks, or again after a preemption.
 
@@ -14,11 +14,20 @@ use crate::math::{Arithmetic, LANES, exp, max_lanes, sum_lanes};
 use crate::shared::SharedMut;
 
 const _: () = assert!(LANES == BLOCK_TOKENS as usize, "a block's scores fill the lanes");
+/// [`TILE`], for positions.
+const TILE_TOKENS: u32 = 4 * BLOCK_TOKENS;
+const _: () = assert!(TILE == TILE_TOKENS as usize, "a tile is four blocks");
 
 /// Query heads (of all tokens together) that share one pass over the keys, about.
 const ROWS_PER_ITEM: usize = 64;
-/// Query heads whose scores are computed at once, to hide the latency of the sums.
-pub(crate) const SCORE_ROWS: usize = 8;
+/// Query heads that are computed at once, to hide the latency of the sums.
+pub(crate) const ROWS_AT_ONCE: usize = 4;
+/// Blocks of a tile. More make the softmax cheaper, and short sequences dearer.
+pub(crate) const TILE_BLOCKS: usize = 4;
+/// Tokens of a tile.
+pub(crate) const TILE: usize = TILE_BLOCKS * LANES;
+/// Scores, later shares, of some query heads.
+pub(crate) type Scores = [[f32; TILE]; ROWS_AT_ONCE];
 /// Heads are padded to whole vectors of this many elements in scratch memory.
 const PADDING: usize = 32;
 
@@ -69,10 +78,10 @@ pub(crate) struct Scratch {
     pub(crate) head_dim: usize,
     /// `head_dim` padded to whole vectors.
     pub(crate) padded: usize,
-    /// The block's keys turned, so that a vector holds one element of every key: `[head_dim][token]` f32, or
-    /// `[head_dim / 2][token]` pairs.
+    /// The tile's keys turned, so that a vector holds one element of every key of a block: `[block][head_dim][token]`
+    /// f32, or `[block][head_dim / 2][token]` pairs.
     pub(crate) keys: Vec<u32>,
-    /// The block's values: `[token][padded]` f32, or `[token / 2][padded]` pairs of neighbouring tokens.
+    /// The tile's values: `[token][padded]` f32, or `[token / 2][padded]` pairs of neighbouring tokens.
     pub(crate) values: Vec<u32>,
     /// `[rows][head_dim]` f32, or `[rows][head_dim / 2]` pairs.
     pub(crate) queries: Vec<u32>,
@@ -91,12 +100,12 @@ pub(crate) struct Running {
 impl Scratch {
     pub(crate) fn new(head_dim: usize, group: usize) -> Self {
         let padded = head_dim.next_multiple_of(PADDING);
-        let rows = (tokens_per_run(group) * group).next_multiple_of(SCORE_ROWS);
+        let rows = (tokens_per_run(group) * group).next_multiple_of(ROWS_AT_ONCE);
         Self {
             head_dim,
             padded,
-            keys: vec![0; head_dim * LANES],
-            values: vec![0; LANES * padded],
+            keys: vec![0; head_dim * TILE],
+            values: vec![0; TILE * padded],
             queries: vec![0; rows * head_dim],
             context: vec![0.0; rows * padded],
             running: vec![
@@ -114,13 +123,13 @@ impl Scratch {
 pub(crate) struct Steps<Q, L, S, F, C> {
     /// (scratch, row, query head)
     pub(crate) store_query: Q,
-    /// (scratch, K tile, V tile, tokens of it that exist)
-    pub(crate) load_tile: L,
-    /// (scratch, first row, scores of [`SCORE_ROWS`] rows)
+    /// (scratch, which block of the tile, its keys, its values, tokens of it that exist)
+    pub(crate) load_block: L,
+    /// (scratch, first row, scores of [`ROWS_AT_ONCE`] rows)
     pub(crate) scores: S,
     /// (scores, running, scale, seen): see [`softmax_step`]
     pub(crate) softmax: F,
-    /// (scratch, row, shares of the tile's tokens, what the context so far is multiplied with)
+    /// (scratch, first row, blocks that exist, shares of the tile's tokens, what earlier sums are multiplied with)
     pub(crate) accumulate: C,
 }
 
@@ -170,10 +179,10 @@ pub(crate) fn attend_with(
     scratch: &mut Scratch,
     steps: &Steps<
         impl Fn(&mut Scratch, usize, &[f32]),
-        impl Fn(&mut Scratch, &[u8], &[u8], usize),
-        impl Fn(&Scratch, usize, &mut [[f32; LANES]; SCORE_ROWS]),
-        impl Fn(&mut [f32; LANES], &mut Running, f32, Seen) -> f32,
-        impl Fn(&mut Scratch, usize, &[f32; LANES], f32),
+        impl Fn(&mut Scratch, usize, (&[u8], &[u8]), usize),
+        impl Fn(&Scratch, usize, &mut Scores),
+        impl Fn(&mut [f32; TILE], &mut Running, f32, Seen) -> f32,
+        impl Fn(&mut Scratch, usize, usize, &Scores, [f32; ROWS_AT_ONCE]),
     >,
 ) {
     let (group, head_dim) = (job.group, scratch.head_dim);
@@ -189,36 +198,61 @@ pub(crate) fn attend_with(
         sum: 0.0,
     });
     let last_position = run.position(run.count - 1);
-    let first_tile = first_visible(run.first_position, job.window) / BLOCK_TOKENS;
-    let last_tile = last_position / BLOCK_TOKENS;
-    for tile in first_tile..=last_tile {
-        let block = job.blocks[run.table + tile as usize];
-        // SAFETY: the caller of `attend` keeps writers away from the row's blocks.
-        let (keys, values) = unsafe { job.memory.tiles(block, kv_head, job.layer) };
-        if tile < last_tile {
-            let next = job.blocks[run.table + tile as usize + 1];
-            // SAFETY: as above.
-            let (keys, values) = unsafe { job.memory.tiles(next, kv_head, job.layer) };
-            prefetch(keys);
-            prefetch(values);
-        }
-        let valid = (last_position - tile * BLOCK_TOKENS + 1).min(BLOCK_TOKENS);
-        (steps.load_tile)(scratch, keys, values, valid as usize);
-        let mut scores = [[0.0; LANES]; SCORE_ROWS];
-        for first_row in (0..rows).step_by(SCORE_ROWS) {
+    let first_tile = first_visible(run.first_position, job.window) / TILE_TOKENS;
+    let mut scores = [[0.0; TILE]; ROWS_AT_ONCE];
+    for tile in first_tile..=last_position / TILE_TOKENS {
+        let blocks = load_tile(job, run, kv_head, tile, scratch, &steps.load_block);
+        for first_row in (0..rows).step_by(ROWS_AT_ONCE) {
             (steps.scores)(scratch, first_row, &mut scores);
-            for (row, scores) in (first_row..rows).zip(&mut scores) {
-                let position = run.position(row / group);
-                let seen = Seen::of(position, job.window, tile);
-                if seen.is_nothing() {
-                    continue;
+            let mut corrections = [1.0; ROWS_AT_ONCE];
+            for (index, scores) in scores.iter_mut().enumerate() {
+                let row = first_row + index;
+                let seen = Seen::of(run.position(row / group), job.window, tile);
+                if row >= rows || seen.is_nothing() {
+                    // Shares of zero and a correction of one change nothing, to the bit.
+                    scores.fill(0.0);
+                } else {
+                    corrections[index] = (steps.softmax)(scores, &mut scratch.running[row], job.scale, seen);
                 }
-                let correction = (steps.softmax)(scores, &mut scratch.running[row], job.scale, seen);
-                (steps.accumulate)(scratch, row, scores, correction);
             }
+            (steps.accumulate)(scratch, first_row, blocks, &scores, corrections);
         }
     }
     write_context(job, run, first_head, scratch);
+}
+
+/// Brings a tile's blocks into scratch memory, as far as the run sees, and returns how many there are.
+#[inline(always)]
+fn load_tile(
+    job: &Attention<'_>,
+    run: QueryRun,
+    kv_head: u32,
+    tile: u32,
+    scratch: &mut Scratch,
+    load_block: &impl Fn(&mut Scratch, usize, (&[u8], &[u8]), usize),
+) -> usize {
+    let existing = run.position(run.count) as usize;
+    let first = tile as usize * TILE_BLOCKS;
+    let end = (first + TILE_BLOCKS).min(existing.div_ceil(LANES));
+    for index in first..end {
+        // SAFETY: the caller of `attend` keeps writers away from the row's blocks.
+        let block = |index: usize| unsafe {
+            job.memory
+                .tiles(job.blocks[run.table + index], kv_head, job.layer)
+        };
+        if (index + TILE_BLOCKS) * LANES < existing {
+            let (keys, values) = block(index + TILE_BLOCKS);
+            prefetch(keys);
+            prefetch(values);
+        }
+        load_block(
+            scratch,
+            index - first,
+            block(index),
+            (existing - index * LANES).min(LANES),
+        );
+    }
+    end - first
 }
 
 #[inline(always)]
@@ -256,9 +290,9 @@ pub(crate) struct Seen {
 impl Seen {
     #[inline(always)]
     fn of(position: u32, window: Option<u32>, tile: u32) -> Self {
-        let base = tile * BLOCK_TOKENS;
+        let base = tile * TILE_TOKENS;
         let first = first_visible(position, window).saturating_sub(base);
-        let end = (position + 1).saturating_sub(base).min(BLOCK_TOKENS);
+        let end = (position + 1).saturating_sub(base).min(TILE_TOKENS);
         Self { first, end }
     }
 
@@ -269,14 +303,14 @@ impl Seen {
 
     #[inline(always)]
     pub(crate) fn is_everything(self) -> bool {
-        self.first == 0 && self.end == BLOCK_TOKENS
+        self.first == 0 && self.end == TILE_TOKENS
     }
 }
 
 /// Turns scores into shares relative to the largest score so far, and returns what earlier sums are multiplied with.
 #[inline(always)]
 pub(crate) fn softmax_step<A: Arithmetic>(
-    scores: &mut [f32; LANES],
+    scores: &mut [f32; TILE],
     running: &mut Running,
     scale: f32,
     seen: Seen,
@@ -293,7 +327,7 @@ pub(crate) fn softmax_step<A: Arithmetic>(
             };
         }
     }
-    let tile_largest = max_lanes(*scores);
+    let tile_largest = max_lanes(fold(scores, |a, b| if a > b { a } else { b }));
     let largest = if tile_largest > running.largest {
         tile_largest
     } else {
@@ -304,8 +338,22 @@ pub(crate) fn softmax_step<A: Arithmetic>(
         *score = exp::<A>(*score - largest);
     }
     running.largest = largest;
-    running.sum = A::mul_add(running.sum, correction, sum_lanes(*scores));
+    running.sum = A::mul_add(running.sum, correction, sum_lanes(fold(scores, |a, b| a + b)));
     correction
+}
+
+/// The tile's blocks laid over one another.
+#[inline(always)]
+fn fold(scores: &[f32; TILE], combine: impl Fn(f32, f32) -> f32) -> [f32; LANES] {
+    let [first, second, third, fourth] = scores.as_chunks::<LANES>().0 else {
+        unreachable!("a tile is four blocks")
+    };
+    std::array::from_fn(|lane| {
+        combine(
+            combine(first[lane], second[lane]),
+            combine(third[lane], fourth[lane]),
+        )
+    })
 }
 
 /// Asks for bytes that will be read soon.

@@ -3,14 +3,16 @@
 use std::arch::x86_64::{
     __m256bh, __m512, __m512i, _CMP_LT_OQ, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _mm256_loadu_si256,
     _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh, _mm512_dpbf16_ps,
-    _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_mask_mov_ps, _mm512_mul_ps, _mm512_or_si512,
+    _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_mask_mov_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_or_si512,
     _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_epi32,
     _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_slli_epi32,
     _mm512_storeu_si512, _mm512_sub_ps, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
     _mm512_unpacklo_epi64,
 };
 
-use crate::attention::{Attention, QueryRun, Running, SCORE_ROWS, Scratch, Seen, Steps, attend_with};
+use crate::attention::{
+    Attention, QueryRun, ROWS_AT_ONCE, Running, Scores, Scratch, Seen, Steps, TILE, TILE_BLOCKS, attend_with,
+};
 use crate::avx512::{load, load_numbers, pairs, store};
 use crate::math::{self, Fused, LANES, bf16_pair};
 
@@ -19,18 +21,20 @@ use crate::math::{self, Fused, LANES, bf16_pair};
 pub(crate) fn attend(job: &Attention<'_>, run: QueryRun, kv_head: u32, scratch: &mut Scratch) {
     let steps = Steps {
         store_query,
-        load_tile: |scratch: &mut Scratch, keys: &[u8], values: &[u8], valid: usize| {
-            load_keys(scratch, keys, valid);
-            load_values(scratch, values, valid);
+        load_block: |scratch: &mut Scratch, index: usize, (keys, values): (&[u8], &[u8]), valid: usize| {
+            load_keys(scratch, index, keys, valid);
+            load_values(scratch, index, values, valid);
         },
-        scores: |scratch: &Scratch, row: usize, into: &mut [[f32; LANES]; SCORE_ROWS]| {
-            scores(scratch, row, into)
-        },
-        softmax: |scores: &mut [f32; LANES], running: &mut Running, scale: f32, seen: Seen| {
+        scores: |scratch: &Scratch, row: usize, into: &mut Scores| scores(scratch, row, into),
+        softmax: |scores: &mut [f32; TILE], running: &mut Running, scale: f32, seen: Seen| {
             softmax_step(scores, running, scale, seen)
         },
-        accumulate: |scratch: &mut Scratch, row: usize, shares: &[f32; LANES], correction: f32| {
-            accumulate(scratch, row, shares, correction);
+        accumulate: |scratch: &mut Scratch,
+                     row: usize,
+                     blocks: usize,
+                     shares: &Scores,
+                     corrections: [f32; ROWS_AT_ONCE]| {
+            accumulate(scratch, row, blocks, shares, corrections);
         },
     };
     attend_with(job, run, kv_head, scratch, &steps);
@@ -48,9 +52,10 @@ fn store_query(scratch: &mut Scratch, row: usize, query: &[f32]) {
 /// Turns `[token][head_dim]` into `[head_dim / 2][token]` pairs. Lanes of tokens that do not exist hold anything:
 /// their scores are masked.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512bf16")]
-fn load_keys(scratch: &mut Scratch, keys: &[u8], valid: usize) {
+fn load_keys(scratch: &mut Scratch, index: usize, keys: &[u8], valid: usize) {
     let token_bytes = scratch.head_dim * 2;
-    let into = scratch.keys.as_chunks_mut::<LANES>().0;
+    let width = scratch.head_dim / 2;
+    let into = &mut scratch.keys.as_chunks_mut::<LANES>().0[index * width..][..width];
     let whole = scratch.head_dim / 32;
     for part in 0..whole {
         let mut rows = [_mm512_setzero_si512(); LANES];
@@ -73,9 +78,10 @@ fn load_keys(scratch: &mut Scratch, keys: &[u8], valid: usize) {
 /// Turns `[token][head_dim]` into `[token / 2][padded]` pairs of neighbouring tokens. What lies behind the last token
 /// was left by somebody else and becomes zero, since even a share of 0 times NaN is NaN.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512bf16")]
-fn load_values(scratch: &mut Scratch, values: &[u8], valid: usize) {
+fn load_values(scratch: &mut Scratch, index: usize, values: &[u8], valid: usize) {
     let token_bytes = scratch.head_dim * 2;
-    let rows = scratch.values.chunks_exact_mut(scratch.padded);
+    let pairs = LANES / 2 * scratch.padded;
+    let rows = scratch.values[index * pairs..][..pairs].chunks_exact_mut(scratch.padded);
     for (index, (into, both)) in rows.zip(values.chunks_exact(2 * token_bytes)).enumerate() {
         let (first, second) = both.split_at(token_bytes);
         let exists = [2 * index < valid, 2 * index + 1 < valid];
@@ -122,70 +128,122 @@ fn load_values(scratch: &mut Scratch, values: &[u8], valid: usize) {
 
 /// Each score is one sum over the head's pairs in ascending order.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512bf16")]
-fn scores(scratch: &Scratch, first_row: usize, into: &mut [[f32; LANES]; SCORE_ROWS]) {
+fn scores(scratch: &Scratch, first_row: usize, into: &mut Scores) {
     let width = scratch.head_dim / 2;
-    let queries: [&[u32]; SCORE_ROWS] =
+    let queries: [&[u32]; ROWS_AT_ONCE] =
         std::array::from_fn(|row| &scratch.queries[(first_row + row) * width..][..width]);
-    let mut sums = [_mm512_setzero_ps(); SCORE_ROWS];
-    for (pair, keys) in scratch.keys.as_chunks::<LANES>().0[..width].iter().enumerate() {
-        let keys = pairs(load(keys));
-        for row in 0..SCORE_ROWS {
-            let query = pairs(_mm512_set1_epi32(queries[row][pair].cast_signed()));
-            sums[row] = _mm512_dpbf16_ps(sums[row], query, keys);
+    let all = scratch.keys.as_chunks::<LANES>().0;
+    let keys: [&[[u32; LANES]]; TILE_BLOCKS] = std::array::from_fn(|block| &all[block * width..][..width]);
+    let mut sums = [[_mm512_setzero_ps(); TILE_BLOCKS]; ROWS_AT_ONCE];
+    for pair in 0..width {
+        let mut query = [_mm512_setzero_si512(); ROWS_AT_ONCE];
+        for row in 0..ROWS_AT_ONCE {
+            query[row] = _mm512_set1_epi32(queries[row][pair].cast_signed());
+        }
+        for block in 0..TILE_BLOCKS {
+            let keys = pairs(load(&keys[block][pair]));
+            for row in 0..ROWS_AT_ONCE {
+                sums[row][block] = _mm512_dpbf16_ps(sums[row][block], pairs(query[row]), keys);
+            }
         }
     }
     for (into, sums) in into.iter_mut().zip(sums) {
-        store(into, sums);
+        for (into, sums) in into.as_chunks_mut::<LANES>().0.iter_mut().zip(sums) {
+            store(into, sums);
+        }
     }
 }
 
+/// Each element of the context is one sum over the pairs of tokens in ascending order.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512bf16")]
-fn accumulate(scratch: &mut Scratch, row: usize, shares: &[f32; LANES], correction: f32) {
-    /// Vectors of the context that are summed at once.
-    const AT_ONCE: usize = 2;
+fn accumulate(
+    scratch: &mut Scratch,
+    first_row: usize,
+    blocks: usize,
+    shares: &Scores,
+    corrections: [f32; ROWS_AT_ONCE],
+) {
+    /// Vectors of each row's context that are summed at once.
+    const VECTORS: usize = 2;
     let padded = scratch.padded;
-    let rounded = words(_mm512_cvtneps_pbh(load_numbers(shares)));
-    let correction = _mm512_set1_ps(correction);
-    let context = scratch.context[row * padded..][..padded]
-        .as_chunks_mut::<{ 16 * AT_ONCE }>()
-        .0;
-    for (part, context) in context.iter_mut().enumerate() {
-        let [first, second] = context.as_chunks_mut::<16>().0 else {
-            unreachable!("a part is two vectors")
-        };
-        let mut sums = [
-            _mm512_mul_ps(load_numbers(first), correction),
-            _mm512_mul_ps(load_numbers(second), correction),
-        ];
-        for (values, share) in scratch.values.chunks_exact(padded).zip(rounded) {
-            let share = pairs(_mm512_set1_epi32(share.cast_signed()));
-            let values = &values.as_chunks::<16>().0[part * AT_ONCE..][..AT_ONCE];
-            sums[0] = _mm512_dpbf16_ps(sums[0], share, pairs(load(&values[0])));
-            sums[1] = _mm512_dpbf16_ps(sums[1], share, pairs(load(&values[1])));
+    let mut rounded = [[0_u32; TILE / 2]; ROWS_AT_ONCE];
+    for (rounded, shares) in rounded.iter_mut().zip(shares) {
+        for (rounded, shares) in rounded
+            .as_chunks_mut::<8>()
+            .0
+            .iter_mut()
+            .zip(shares.as_chunks::<LANES>().0)
+        {
+            *rounded = words(_mm512_cvtneps_pbh(load_numbers(shares)));
         }
-        store(first, sums[0]);
-        store(second, sums[1]);
+    }
+    let contexts = scratch.context[first_row * padded..][..ROWS_AT_ONCE * padded]
+        .as_chunks_mut::<16>()
+        .0;
+    let vectors = padded / 16;
+    let values = scratch.values[..blocks * (LANES / 2) * padded]
+        .as_chunks::<16>()
+        .0;
+    for first in (0..vectors).step_by(VECTORS) {
+        let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS_AT_ONCE];
+        for row in 0..ROWS_AT_ONCE {
+            let correction = _mm512_set1_ps(corrections[row]);
+            for vector in 0..VECTORS {
+                let before = load_numbers(&contexts[row * vectors + first + vector]);
+                sums[row][vector] = _mm512_mul_ps(before, correction);
+            }
+        }
+        for (pair, values) in values.chunks_exact(vectors).enumerate() {
+            let values = [pairs(load(&values[first])), pairs(load(&values[first + 1]))];
+            for row in 0..ROWS_AT_ONCE {
+                let share = pairs(_mm512_set1_epi32(rounded[row][pair].cast_signed()));
+                for vector in 0..VECTORS {
+                    sums[row][vector] = _mm512_dpbf16_ps(sums[row][vector], share, values[vector]);
+                }
+            }
+        }
+        for row in 0..ROWS_AT_ONCE {
+            for vector in 0..VECTORS {
+                store(&mut contexts[row * vectors + first + vector], sums[row][vector]);
+            }
+        }
     }
 }
 
 /// As `attention::softmax_step`.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512bf16")]
-fn softmax_step(scores: &mut [f32; LANES], running: &mut Running, scale: f32, seen: Seen) -> f32 {
-    let scaled = _mm512_mul_ps(load_numbers(scores), _mm512_set1_ps(scale));
-    let seen = ((1_u32 << seen.end) - 1) & !((1_u32 << seen.first) - 1);
-    let seen = u16::try_from(seen).expect("a tile has 16 tokens");
-    let masked = _mm512_mask_mov_ps(_mm512_set1_ps(f32::NEG_INFINITY), seen, scaled);
-    let tile_largest = _mm512_reduce_max_ps(masked);
+fn softmax_step(scores: &mut [f32; TILE], running: &mut Running, scale: f32, seen: Seen) -> f32 {
+    // Not empty, so both shifts are less than 64.
+    let seen = (u64::MAX >> (64 - seen.end)) & (u64::MAX << seen.first);
+    let scale = _mm512_set1_ps(scale);
+    let mut parts = [_mm512_setzero_ps(); TILE_BLOCKS];
+    for (block, scores) in scores.as_chunks::<LANES>().0.iter().enumerate() {
+        let [low, high, ..] = (seen >> (16 * block)).to_le_bytes();
+        let scaled = _mm512_mul_ps(load_numbers(scores), scale);
+        let hidden = _mm512_set1_ps(f32::NEG_INFINITY);
+        parts[block] = _mm512_mask_mov_ps(hidden, u16::from_le_bytes([low, high]), scaled);
+    }
+    let tile_largest = _mm512_reduce_max_ps(_mm512_max_ps(
+        _mm512_max_ps(parts[0], parts[1]),
+        _mm512_max_ps(parts[2], parts[3]),
+    ));
     let largest = if tile_largest > running.largest {
         tile_largest
     } else {
         running.largest
     };
     let correction = math::exp::<Fused>(running.largest - largest);
-    let shares = exp(_mm512_sub_ps(masked, _mm512_set1_ps(largest)));
-    store(scores, shares);
+    let largest_lanes = _mm512_set1_ps(largest);
+    for (part, scores) in parts.iter_mut().zip(scores.as_chunks_mut::<LANES>().0) {
+        *part = exp(_mm512_sub_ps(*part, largest_lanes));
+        store(scores, *part);
+    }
+    let sum = _mm512_add_ps(
+        _mm512_add_ps(parts[0], parts[1]),
+        _mm512_add_ps(parts[2], parts[3]),
+    );
     running.largest = largest;
-    running.sum = running.sum.mul_add(correction, _mm512_reduce_add_ps(shares));
+    running.sum = running.sum.mul_add(correction, _mm512_reduce_add_ps(sum));
     correction
 }
 

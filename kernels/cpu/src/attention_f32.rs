@@ -2,7 +2,9 @@
 
 use vlinders_kernel_api::Dtype;
 
-use crate::attention::{Attention, QueryRun, SCORE_ROWS, Scratch, Steps, attend_with, softmax_step};
+use crate::attention::{
+    Attention, QueryRun, ROWS_AT_ONCE, Scores, Scratch, Steps, attend_with, softmax_step,
+};
 use crate::isa::for_each_isa;
 use crate::math::{Arithmetic, LANES, widen_bf16};
 
@@ -24,10 +26,10 @@ fn attend_lanes<A: Arithmetic>(job: &Attention<'_>, run: QueryRun, kv_head: u32,
     let dtype = job.memory.layout().dtype;
     let steps = Steps {
         store_query,
-        load_tile: |scratch: &mut Scratch, keys: &[u8], values: &[u8], valid: usize| match dtype {
-            Dtype::F32 => load_tile::<4>(scratch, keys, values, valid, f32::from_le_bytes),
+        load_block: |scratch: &mut Scratch, index: usize, bytes: (&[u8], &[u8]), valid: usize| match dtype {
+            Dtype::F32 => load_block::<4>(scratch, index, bytes, valid, f32::from_le_bytes),
             Dtype::Bf16 | Dtype::F16 => {
-                load_tile::<2>(scratch, keys, values, valid, |bytes| {
+                load_block::<2>(scratch, index, bytes, valid, |bytes| {
                     widen_bf16(u16::from_le_bytes(bytes))
                 });
             }
@@ -50,30 +52,28 @@ fn store_query(scratch: &mut Scratch, row: usize, query: &[f32]) {
 }
 
 #[inline(always)]
-fn load_tile<const BYTES: usize>(
+fn load_block<const BYTES: usize>(
     scratch: &mut Scratch,
-    keys: &[u8],
-    values: &[u8],
+    index: usize,
+    (keys, values): (&[u8], &[u8]),
     valid: usize,
     widen: impl Fn([u8; BYTES]) -> f32,
 ) {
-    let token_bytes = scratch.head_dim * BYTES;
+    let (head_dim, padded) = (scratch.head_dim, scratch.padded);
     // What lies behind the last token was left by somebody else: it must not be read, since 0 times NaN is NaN.
-    let existing = valid * token_bytes;
-    scratch.values.fill(0);
-    for (token, key) in keys[..existing].chunks_exact(token_bytes).enumerate() {
-        for (into, element) in scratch
-            .keys
-            .as_chunks_mut::<LANES>()
-            .0
-            .iter_mut()
-            .zip(key.as_chunks::<BYTES>().0)
-        {
+    let existing = valid * head_dim * BYTES;
+    let into = &mut scratch.keys.as_chunks_mut::<LANES>().0[index * head_dim..];
+    for (token, key) in keys[..existing].chunks_exact(head_dim * BYTES).enumerate() {
+        for (into, element) in into.iter_mut().zip(key.as_chunks::<BYTES>().0) {
             into[token] = widen(*element).to_bits();
         }
     }
-    let rows = scratch.values.chunks_exact_mut(scratch.padded);
-    for (into, value) in rows.zip(values[..existing].chunks_exact(token_bytes)) {
+    let into = &mut scratch.values[index * LANES * padded..][..LANES * padded];
+    into.fill(0);
+    for (into, value) in into
+        .chunks_exact_mut(padded)
+        .zip(values[..existing].chunks_exact(head_dim * BYTES))
+    {
         for (into, element) in into.iter_mut().zip(value.as_chunks::<BYTES>().0) {
             *into = widen(*element).to_bits();
         }
@@ -82,17 +82,19 @@ fn load_tile<const BYTES: usize>(
 
 /// Each score is one sum over the head's elements in ascending order. Lanes of tokens that do not exist hold anything.
 #[inline(always)]
-fn scores<A: Arithmetic>(scratch: &Scratch, first_row: usize, into: &mut [[f32; LANES]; SCORE_ROWS]) {
-    /// Rows whose sums fit the registers of the narrowest vectors.
-    const AT_ONCE: usize = 4;
+fn scores<A: Arithmetic>(scratch: &Scratch, first_row: usize, into: &mut Scores) {
     let head_dim = scratch.head_dim;
-    let keys = scratch.keys.as_chunks::<LANES>().0;
-    for (part, into) in into.as_chunks_mut::<AT_ONCE>().0.iter_mut().enumerate() {
-        let start = (first_row + part * AT_ONCE) * head_dim;
-        let queries: [&[u32]; AT_ONCE] =
-            std::array::from_fn(|row| &scratch.queries[start + row * head_dim..][..head_dim]);
-        let mut sums = [[0.0; LANES]; AT_ONCE];
-        for (element, keys) in keys[..head_dim].iter().enumerate() {
+    let queries: [&[u32]; ROWS_AT_ONCE] =
+        std::array::from_fn(|row| &scratch.queries[(first_row + row) * head_dim..][..head_dim]);
+    for (index, keys) in scratch
+        .keys
+        .as_chunks::<LANES>()
+        .0
+        .chunks_exact(head_dim)
+        .enumerate()
+    {
+        let mut sums = [[0.0; LANES]; ROWS_AT_ONCE];
+        for (element, keys) in keys.iter().enumerate() {
             for (sums, query) in sums.iter_mut().zip(queries) {
                 let query = f32::from_bits(query[element]);
                 for (sum, key) in sums.iter_mut().zip(keys) {
@@ -100,22 +102,33 @@ fn scores<A: Arithmetic>(scratch: &Scratch, first_row: usize, into: &mut [[f32; 
                 }
             }
         }
-        *into = sums;
+        for (into, sums) in into.iter_mut().zip(sums) {
+            into.as_chunks_mut::<LANES>().0[index] = sums;
+        }
     }
 }
 
+/// Each element of the context is one sum over the tokens in ascending order.
 #[inline(always)]
-fn accumulate<A: Arithmetic>(scratch: &mut Scratch, row: usize, shares: &[f32; LANES], correction: f32) {
+fn accumulate<A: Arithmetic>(
+    scratch: &mut Scratch,
+    first_row: usize,
+    blocks: usize,
+    shares: &Scores,
+    corrections: [f32; ROWS_AT_ONCE],
+) {
     let padded = scratch.padded;
-    let context = &mut scratch.context[row * padded..][..padded];
-    for (part, context) in context.as_chunks_mut::<CHUNK>().0.iter_mut().enumerate() {
-        let mut sums = context.map(|value| value * correction);
-        for (token, share) in shares.iter().enumerate() {
-            let values = &scratch.values[token * padded + part * CHUNK..][..CHUNK];
-            for (sum, value) in sums.iter_mut().zip(values) {
-                *sum = A::mul_add(*share, f32::from_bits(*value), *sum);
+    let contexts = scratch.context[first_row * padded..].chunks_exact_mut(padded);
+    for (context, (shares, correction)) in contexts.zip(shares.iter().zip(corrections)) {
+        for (part, context) in context.as_chunks_mut::<CHUNK>().0.iter_mut().enumerate() {
+            let mut sums = context.map(|value| value * correction);
+            for (values, share) in scratch.values.chunks_exact(padded).zip(&shares[..blocks * LANES]) {
+                let values = &values.as_chunks::<CHUNK>().0[part];
+                for (sum, value) in sums.iter_mut().zip(values) {
+                    *sum = A::mul_add(*share, f32::from_bits(*value), *sum);
+                }
             }
+            *context = sums;
         }
-        *context = sums;
     }
 }

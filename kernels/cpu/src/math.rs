@@ -8,10 +8,12 @@ pub(crate) trait Arithmetic {
 }
 
 /// One rounding; only fast where the CPU has the instruction.
+#[cfg(any(test, target_arch = "x86_64"))]
 pub(crate) struct Fused;
 /// Two roundings.
 pub(crate) struct Plain;
 
+#[cfg(any(test, target_arch = "x86_64"))]
 impl Arithmetic for Fused {
     #[inline(always)]
     fn mul_add(a: f32, b: f32, c: f32) -> f32 {
