@@ -287,7 +287,10 @@ mod tests {
         for _ in 0..10 {
             streams.deliver(&WorkerId::new("w"), chunk.clone());
         }
-        let cancel = decode_cancel(&cancels.next().await.unwrap().payload).unwrap();
+        let told = tokio::time::timeout(CANCEL_AGAIN, cancels.next())
+            .await
+            .expect("nobody was told");
+        let cancel = decode_cancel(&told.unwrap().payload).unwrap();
         assert_eq!(
             cancel,
             Cancel {
@@ -311,5 +314,27 @@ mod tests {
         assert_eq!(streams.running(), 0);
         drop(third);
         assert_eq!(streams.lock().abandoned.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_stream_whose_end_was_read_first_is_not_cancelled() {
+        let (streams, _cancels, _tasks) = world().await;
+        let claim = streams.open(spec(1)).unwrap();
+        let counts = vlinders_types::TokenCounts::default();
+        let reason = vlinders_types::FinishReason::Stop;
+        let finish = Some(vlinders_types::Finish {
+            reason,
+            stop_text: None,
+            counts,
+            fault: None,
+        });
+        // The dispatcher has pushed the last chunk, the client reads it and leaves, and only then would the
+        // dispatcher take the stream out.
+        claim.stream().push(Chunk {
+            finish,
+            ..Chunk::default()
+        });
+        drop(claim);
+        assert_eq!((streams.running(), streams.lock().abandoned.len()), (0, 0));
     }
 }
