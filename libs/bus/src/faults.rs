@@ -22,7 +22,7 @@ use crate::{
 /// How often what goes wrong: probabilities from 0 to 1. The default is a bus without faults.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Faults {
-    /// A message does not reach a subscriber. Each subscriber has its own luck.
+    /// A message does not reach a subscriber, or a delivery its consumer. Each subscriber has its own luck.
     pub drop: f64,
     /// A message reaches a subscriber twice.
     pub duplicate: f64,
@@ -180,9 +180,11 @@ impl Bus for FaultyBus {
     }
 
     async fn consumer(&self, spec: ConsumerSpec) -> Result<Box<dyn Consumer>, BusError> {
+        let filter = spec.filter.clone();
         let inner = self.inner.consumer(spec).await?;
         Ok(Box::new(FaultyConsumer {
             inner,
+            filter,
             fate: self.fate.clone(),
         }))
     }

@@ -1,12 +1,13 @@
 //! Tasks with names, stopped stage by stage: stop taking in, finish what has begun, flush what must not be lost.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -45,7 +46,8 @@ struct Inner {
     runtime: Handle,
     stages: [(CancellationToken, TaskTracker); STAGES.len()],
     failed: CancellationToken,
-    names: Mutex<HashMap<u64, &'static str>>,
+    /// Tasks that have not ended; threads have no handle.
+    running: Mutex<BTreeMap<u64, (&'static str, Option<AbortHandle>)>>,
     next: std::sync::atomic::AtomicU64,
 }
 
@@ -61,7 +63,7 @@ impl Tasks {
             runtime: Handle::current(),
             stages,
             failed: CancellationToken::new(),
-            names: Mutex::default(),
+            running: Mutex::default(),
             next: std::sync::atomic::AtomicU64::new(0),
         };
         Self {
@@ -87,13 +89,17 @@ impl Tasks {
         F: Future<Output = ()> + Send + 'static,
     {
         let watch = self.watch(name);
+        let id = watch.id;
         let task = async move {
             let _watch = watch;
             future.await;
         };
-        let _handle = self.inner.stages[stage as usize]
+        let handle = self.inner.stages[stage as usize]
             .1
             .spawn_on(task, &self.inner.runtime);
+        if let Some((_, abort)) = self.inner.running().get_mut(&id) {
+            *abort = Some(handle.abort_handle());
+        }
     }
 
     /// Starts an operating-system thread that counts as a task: for loops that compute.
@@ -118,8 +124,7 @@ impl Tasks {
     /// Tasks that have not ended.
     #[must_use]
     pub fn running(&self) -> Vec<&'static str> {
-        let names = self.inner.names.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut running: Vec<_> = names.values().copied().collect();
+        let mut running: Vec<_> = self.inner.running().values().map(|(name, _)| *name).collect();
         running.sort_unstable();
         running
     }
@@ -146,18 +151,29 @@ impl Tasks {
         })
     }
 
+    /// Drops every task where it waits, as the sudden end of the process would. Threads go on. For tests of what others
+    /// make of it.
+    pub fn kill(&self) {
+        let running: Vec<_> = self.inner.running().values().cloned().collect();
+        for abort in running.into_iter().filter_map(|(_, abort)| abort) {
+            abort.abort();
+        }
+    }
+
     fn watch(&self, name: &'static str) -> Watch {
         let id = self.inner.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        self.inner
-            .names
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(id, name);
+        self.inner.running().insert(id, (name, None));
         Watch {
             inner: Arc::clone(&self.inner),
             id,
             name,
         }
+    }
+}
+
+impl Inner {
+    fn running(&self) -> MutexGuard<'_, BTreeMap<u64, (&'static str, Option<AbortHandle>)>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -186,11 +202,7 @@ impl Drop for Watch {
         if std::thread::panicking() {
             self.report_panic();
         }
-        self.inner
-            .names
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.id);
+        self.inner.running().remove(&self.id);
     }
 }
 
@@ -220,6 +232,20 @@ mod tests {
         tasks.spawn(Stage::Work, "stubborn", std::future::pending());
         let late = tasks.stop(Duration::from_millis(50)).await.unwrap_err();
         assert_eq!(late.names, ["stubborn"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn killed_tasks_are_gone_without_a_word() {
+        let (tasks, dropped) = (Tasks::new(), CancellationToken::new());
+        let guard = dropped.clone().drop_guard();
+        tasks.spawn(Stage::Work, "stubborn", async move {
+            std::future::pending::<()>().await;
+            drop(guard);
+        });
+        tasks.kill();
+        dropped.cancelled().await;
+        tasks.stop(Duration::from_secs(5)).await.unwrap();
+        assert!(tasks.running().is_empty() && !tasks.failed().is_cancelled());
     }
 
     #[tokio::test]

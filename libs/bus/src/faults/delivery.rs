@@ -11,13 +11,23 @@ use crate::{BusError, Consumer, Delivery, DeliveryControl, Subject};
 
 pub(super) struct FaultyConsumer {
     pub(super) inner: Box<dyn Consumer>,
+    pub(super) filter: Subject,
     pub(super) fate: Arc<Fate>,
 }
 
 #[async_trait]
 impl Consumer for FaultyConsumer {
     async fn fetch(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>, BusError> {
-        let deliveries = self.inner.fetch(max, wait).await?;
+        let (faults, mut draw) = self.fate.draw(Act::Fetch, &self.filter);
+        if draw.happens(faults.refuse) {
+            return Err(refused());
+        }
+        let mut deliveries = self.inner.fetch(max, wait).await?;
+        // Lost on the way: the stream counts it as delivered and gives it to somebody else after `ack_wait`.
+        deliveries.retain(|delivery| {
+            let (faults, mut draw) = self.fate.draw(Act::Deliver, &delivery.subject);
+            !draw.happens(faults.drop)
+        });
         let wrap = |delivery: Delivery| {
             let (subject, fate) = (delivery.subject.clone(), self.fate.clone());
             let control = Box::new(FaultyControl {

@@ -12,6 +12,8 @@ pub(super) enum Act {
     Request,
     Enqueue,
     Settle,
+    Fetch,
+    Deliver,
     /// A message at the subscriber of this number.
     Receive(u64),
 }
@@ -40,7 +42,9 @@ impl Draws {
             Act::Request => 2,
             Act::Enqueue => 3,
             Act::Settle => 4,
-            Act::Receive(subscriber) => 5 + subscriber,
+            Act::Fetch => 5,
+            Act::Deliver => 6,
+            Act::Receive(subscriber) => 7 + subscriber,
         };
         let subject = subject.bytes().fold(0, |hash, byte| mix(hash ^ u64::from(byte)));
         Draw {

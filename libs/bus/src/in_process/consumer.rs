@@ -63,6 +63,7 @@ impl Consumer for QueueConsumer {
             };
             let until = next_event.map_or(deadline, |event| event.min(deadline));
             tokio::select! {
+                biased;
                 () = self.closed.cancelled() => {}
                 () = wake => {}
                 () = tokio::time::sleep_until(until) => {}
