@@ -1,1 +1,25 @@
-//! Placeholder of the skeleton.
+//! Starts the real program in a scratch folder and talks to it as its users do.
+//!
+//! Nothing here knows a crate of the workspace: what users cannot see is not tested here.
+
+mod checkpoint;
+mod client;
+mod dice;
+mod metrics;
+mod places;
+mod process;
+mod reply;
+mod server;
+mod usage;
+mod waiting;
+
+pub use checkpoint::{Checkpoint, Golden, byte_tokenizer, copy_of};
+pub use client::{Answer, Client, EventStream};
+pub use dice::Dice;
+pub use metrics::Samples;
+pub use places::{program, python, repository};
+pub use process::{Ended, ProcessFacts, run_to_end};
+pub use reply::Reply;
+pub use server::{Server, Stopped};
+pub use usage::{UsageRow, usage_rows};
+pub use waiting::{PATIENCE, until};

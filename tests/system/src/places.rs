@@ -1,0 +1,50 @@
+//! Where the program under test is, and what else the tests need.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+
+/// The repository's root.
+#[must_use]
+pub fn repository() -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = folder
+        .ancestors()
+        .nth(2)
+        .expect("this crate lies two folders below the root");
+    root.to_path_buf()
+}
+
+/// The program: beside the folder of the test that runs.
+///
+/// # Errors
+/// When it was not built.
+pub fn program() -> anyhow::Result<PathBuf> {
+    let test = std::env::current_exe().context("the test does not know where it is")?;
+    // A test lies in `<profile>/deps`, the program in `<profile>`.
+    let folder = test.ancestors().nth(2).context("the test lies in no folder")?;
+    let path = folder.join("vlinders");
+    ensure!(
+        path.is_file(),
+        "{} does not exist; build it first: cargo build -p vlinders",
+        path.display()
+    );
+    Ok(path)
+}
+
+/// The Python that has the client SDKs.
+///
+/// # Errors
+/// When the environment was not made.
+pub fn python() -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os("VLINDERS_TEST_PYTHON") {
+        return Ok(path.into());
+    }
+    let path = repository().join(".test-env/bin/python");
+    ensure!(
+        path.exists(),
+        "{} does not exist; tests/run makes it, or set VLINDERS_TEST_PYTHON to a Python with tests/requirements.txt",
+        path.display()
+    );
+    Ok(path)
+}

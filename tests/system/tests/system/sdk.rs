@@ -1,0 +1,21 @@
+//! The official clients.
+
+use std::process::Command;
+
+use anyhow::ensure;
+use vlinders_system_tests::{Server, python, repository};
+
+use crate::Checked;
+
+#[tokio::test]
+async fn the_official_python_client_is_served() -> Checked {
+    let server = Server::start(&[]).await?;
+    let checked = Command::new(python()?)
+        .arg(repository().join("tests/system/sdk/openai_check.py"))
+        .env("VLINDERS_URL", server.url())
+        .output()?;
+    let report = String::from_utf8_lossy(&checked.stderr);
+    ensure!(checked.status.success(), "\n{report}");
+    server.stop().await?;
+    Ok(())
+}
