@@ -1,5 +1,7 @@
 //! `vlinders up`: every role in one process, over the in-process bus, with SQLite for usage.
 
+mod model;
+
 use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,27 +9,27 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::net::TcpListener;
 use vlinders_bus::{Bus, InProcessBus, InProcessLimits, StreamName, StreamRules};
-use vlinders_engine::{Engine, EngineFacts, StepCost};
+use vlinders_engine::{Engine, EngineFacts};
 use vlinders_frontend::{
     Anonymous, FrontendConfig, FrontendHandle, FrontendParts, InProcessLimiter, ServedModel, ServedModels,
     SystemEntropy,
 };
-use vlinders_kernel_api::Urgency;
 use vlinders_kv_transfer::{Endpoint, EndpointConfig, KvTransport, MemTransport};
 use vlinders_ledger::{Ledger, SqliteLedger};
 use vlinders_service_kit::{Clock, Metrics, SystemClock, Tasks, init_logging, stop_signal};
-use vlinders_text::ModelText;
 use vlinders_types::{Epoch, ModelName, WorkerId};
 use vlinders_usage::{UsageConfig, UsageParts};
 use vlinders_worker::{Role, WorkerConfig, WorkerParts};
 
-use crate::models::{Compute, EngineSizes, ModelOrder, default_name, load_text, source};
-use crate::settings::{UpArgs, UpRole, data_dir};
+use self::model::{Engines, Model};
+use crate::settings::{UpArgs, data_dir};
 
 /// How long requests that run may go on after the first Ctrl-C.
 const DRAIN: Duration = Duration::from_secs(20);
 /// How long everything else may take to stop.
 const STOP: Duration = Duration::from_secs(10);
+/// How long the workers may take to report themselves.
+const READY: Duration = Duration::from_secs(3);
 /// Usage events held for the ledger at most.
 const USAGE_MESSAGES: u64 = 1_000_000;
 
@@ -51,8 +53,13 @@ async fn serve(args: UpArgs) -> anyhow::Result<()> {
     let listener = listener.with_context(|| format!("--listen: cannot listen on {}", args.listen))?;
     let up = Up::new(&args).await?;
     let model = tokio::task::block_in_place(|| Model::load(&args))?;
-    let facts = up.start_workers(&args, &model).await?;
-    let handle = up.start_frontend(&args, &model, &facts, listener).await?;
+    let engines = model.engines(&args)?;
+    // Who listens for beacons starts before who sends them: then everything is ready with the first ones.
+    let handle = up
+        .start_frontend(&args, &model, engines.facts(), listener)
+        .await?;
+    up.start_workers(&args, &model, engines).await?;
+    until_served(&handle, &model.name).await;
     greet(&handle, &model.name)?;
 
     let (failed, front_failed) = (up.tasks.failed(), up.front.failed());
@@ -83,6 +90,18 @@ async fn serve(args: UpArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Waits for the workers' first beacons, so that whoever reads the greeting finds everything ready.
+async fn until_served(handle: &FrontendHandle, model: &ModelName) {
+    let served = async {
+        while !handle.is_served(model) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    if tokio::time::timeout(READY, served).await.is_err() {
+        tracing::warn!("no worker has reported itself yet");
+    }
+}
+
 /// Says where it listens, with a line to paste. On standard output, so that scripts can read it.
 fn greet(handle: &FrontendHandle, model: &ModelName) -> anyhow::Result<()> {
     let address = handle.address();
@@ -98,50 +117,6 @@ fn greet(handle: &FrontendHandle, model: &ModelName) -> anyhow::Result<()> {
     )?;
     out.flush()?;
     Ok(())
-}
-
-/// The model as `up` serves it.
-struct Model {
-    name: ModelName,
-    text: Arc<ModelText>,
-    compute: Compute,
-}
-
-impl Model {
-    fn load(args: &UpArgs) -> anyhow::Result<Self> {
-        let order = ModelOrder {
-            folder: args.model.clone(),
-            backend: args.backend,
-            threads: args.threads,
-            sim_cost: StepCost {
-                base_us: args.sim_step_us,
-                per_prefill_token_ns: args.sim_token_ns,
-                ..StepCost::default()
-            },
-        };
-        let source = source(&order);
-        let text = load_text(&source)?;
-        let compute = Compute::load(&order, &source, &text)?;
-        let name = args
-            .served_model_name
-            .clone()
-            .unwrap_or_else(|| default_name(&order));
-        Ok(Self {
-            name: ModelName::new(&name),
-            text: Arc::new(text),
-            compute,
-        })
-    }
-
-    fn engine(&self, args: &UpArgs, urgency: Urgency) -> anyhow::Result<Box<dyn Engine>> {
-        self.compute.engine(&EngineSizes {
-            kv_bytes: args.kv_memory_mib * 1024 * 1024,
-            max_batch_tokens: args.max_num_batched_tokens,
-            max_rows: args.max_num_seqs,
-            max_context_tokens: args.max_model_len,
-            urgency,
-        })
-    }
 }
 
 /// The parts every role shares.
@@ -206,29 +181,20 @@ impl Up {
         Ok(())
     }
 
-    /// Starts the workers and tells the sizes of their engines, which are all alike.
-    async fn start_workers(&self, args: &UpArgs, model: &Model) -> anyhow::Result<EngineFacts> {
-        let facts = match args.role {
-            UpRole::Split => {
-                // Prefill first: it then hears decode's very first beacon and need not wait for the next.
-                let engine = model.engine(args, Urgency::Prefill)?;
-                let (config, parts) = self.worker(args, model, Role::Prefill, "prefill-0", engine)?;
+    async fn start_workers(&self, args: &UpArgs, model: &Model, engines: Engines) -> anyhow::Result<()> {
+        match engines {
+            Engines::Split { prefill, decode } => {
+                let (config, parts) = self.worker(args, model, Role::Prefill, "prefill-0", prefill)?;
                 vlinders_prefill::start(config, parts).await?;
-                let engine = model.engine(args, Urgency::Decode)?;
-                let facts = engine.facts().clone();
-                let (config, parts) = self.worker(args, model, Role::Decode, "decode-0", engine)?;
+                let (config, parts) = self.worker(args, model, Role::Decode, "decode-0", decode)?;
                 vlinders_decode::start(config, parts).await?;
-                facts
             }
-            UpRole::Both => {
-                let engine = model.engine(args, Urgency::Decode)?;
-                let facts = engine.facts().clone();
+            Engines::Both(engine) => {
                 let (config, parts) = self.worker(args, model, Role::Both, "worker-0", engine)?;
                 vlinders_worker::start(config, parts).await?;
-                facts
             }
-        };
-        Ok(facts)
+        }
+        Ok(())
     }
 
     fn worker(
