@@ -1,24 +1,24 @@
 //! One role's activations and the operations of a step.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use vlinders_kernel_api::{
     AttentionSpec, Dtype, EmbeddingId, Executor, ExecutorSpec, Head, KernelError, KvMemory, LinearId, Norm,
     QkNorm, RotaryId,
 };
-use vlinders_sampling::{SampleInput, Sampler};
+use vlinders_sampling::SampleInput;
 use vlinders_types::{Batch, SampleResult};
 
-use crate::activations::{Layout, MAX_GROUP_ROWS, Packed, encode};
-use crate::attention::{Attention, Scratch, attend};
+use crate::activations::{Layout, Packed, encode};
+use crate::attention::{Attention, attend};
 use crate::backend::{Device, NAME};
-use crate::elementwise::{rms_norm, rms_norm_in_place, rotate, store_bf16};
+use crate::buffers::{Buffers, Sizes, ThreadMemory, lock};
+use crate::elementwise::rms_norm;
 use crate::gate::Pass;
 use crate::gemm::{Output, Product, left_layout, multiply};
-use crate::isa::Isa;
+use crate::heads::HeadPass;
 use crate::kv_memory::CpuKvMemory;
 use crate::pack::PackedWeights;
-use crate::region::Region;
 use crate::shared::SharedMut;
 use crate::step::Step;
 use crate::weights::{Embedding, Weights};
@@ -39,33 +39,6 @@ pub(crate) struct CpuExecutor {
     pass: Option<Pass>,
 }
 
-struct Buffers {
-    /// `[tokens, hidden]`.
-    x: Region,
-    /// `[tokens, (query_heads + 2 kv_heads) head_dim]`.
-    qkv: Region,
-    /// `[tokens, query_heads head_dim]`.
-    context: Region,
-    /// Left-hand sides made of the residual stream or of the context.
-    left: Region,
-    /// Left-hand side of the second product of the feed-forward.
-    inner: Region,
-    /// `[samples, vocabulary]`.
-    logits: Region,
-}
-
-/// What each thread needs for itself.
-struct ThreadMemory {
-    /// One normalised row.
-    row: Vec<f32>,
-    /// One group of a left-hand side, row by row.
-    words: Vec<u32>,
-    attention: Scratch,
-    sampler: Sampler,
-    /// One row of logits, for the sampler to change.
-    logits: Vec<f32>,
-}
-
 impl CpuExecutor {
     pub(crate) fn new(
         device: Device,
@@ -80,43 +53,16 @@ impl CpuExecutor {
             });
         }
         let size = Sizes::of(spec);
-        let numbers = |rows: usize, columns: usize, what: &str| {
-            let bytes = rows.checked_mul(columns).and_then(|count| count.checked_mul(4));
-            let too_large = || KernelError::OutOfMemory {
-                what: what.to_owned(),
-                bytes: u64::MAX,
-            };
-            Region::zeroed(bytes.ok_or_else(too_large)?, what)
-        };
-        let widest = size.hidden.max(size.context());
-        let rows = size.tokens.max(size.samples);
-        let buffers = Buffers {
-            x: numbers(size.tokens, size.hidden, "activations")?,
-            qkv: numbers(size.tokens, size.qkv(), "activations")?,
-            context: numbers(size.tokens, size.context(), "activations")?,
-            left: numbers(1, Layout::most_words(rows, widest), "activations")?,
-            inner: numbers(
-                1,
-                Layout::most_words(size.tokens, size.intermediate),
-                "activations",
-            )?,
-            logits: numbers(size.samples, size.vocabulary, "logits")?,
-        };
-        let thread = || ThreadMemory {
-            row: vec![0.0; size.hidden],
-            words: vec![0; Layout::most_words(MAX_GROUP_ROWS, widest)],
-            attention: Scratch::new(size.head_dim, size.query_heads / size.kv_heads),
-            sampler: Sampler::new(),
-            logits: Vec::new(),
-        };
         Ok(Self {
             memory: Arc::new(CpuKvMemory::new(spec.kv, spec.block_count)?),
-            threads: (0..device.pool.threads()).map(|_| Mutex::new(thread())).collect(),
+            threads: (0..device.pool.threads())
+                .map(|_| Mutex::new(ThreadMemory::new(&size)))
+                .collect(),
             device,
             weights,
             spec: spec.clone(),
             step: Step::default(),
-            buffers,
+            buffers: Buffers::new(&size)?,
             pass: None,
         })
     }
@@ -467,104 +413,4 @@ impl Executor for CpuExecutor {
     fn memory(&self) -> Arc<dyn KvMemory> {
         Arc::clone(&self.memory) as Arc<dyn KvMemory>
     }
-}
-
-/// What is done to the heads of one token between projection and attention.
-struct HeadPass<'a> {
-    isa: Isa,
-    size: Sizes,
-    layer: u32,
-    memory: &'a CpuKvMemory,
-    /// Weights and epsilon for queries and for keys.
-    norms: Option<[(&'a [f32], f32); 2]>,
-    step: &'a Step,
-}
-
-impl HeadPass<'_> {
-    /// Normalises and rotates the query and key heads of `token`, and stores its keys and values.
-    ///
-    /// # Safety
-    /// Nobody else uses the token's place in the KV blocks meanwhile.
-    unsafe fn turn_and_store(&self, token: usize, heads: &mut [f32]) {
-        let Sizes {
-            query_heads,
-            kv_heads,
-            head_dim,
-            ..
-        } = self.size;
-        let place = self.step.places[token];
-        let (cosines, sines) = self.step.turns(token, head_dim / 2);
-        let (turned, values) = heads.split_at_mut((query_heads + kv_heads) * head_dim);
-        for (index, head) in turned.chunks_exact_mut(head_dim).enumerate() {
-            if let Some(norms) = self.norms {
-                let (weight, epsilon) = norms[usize::from(index >= query_heads)];
-                rms_norm_in_place(self.isa, head, weight, epsilon);
-            }
-            rotate(self.isa, head, cosines, sines);
-        }
-        let keys = turned[query_heads * head_dim..].chunks_exact(head_dim);
-        for (kv_head, (key, value)) in (0..).zip(keys.zip(values.chunks_exact(head_dim))) {
-            // SAFETY: the caller is the only user of the token's place.
-            let slots = unsafe {
-                self.memory
-                    .slots(place.block, kv_head, self.layer, place.position)
-            };
-            self.store(key, slots.0);
-            self.store(value, slots.1);
-        }
-    }
-
-    fn store(&self, head: &[f32], into: &mut [u8]) {
-        match self.memory.layout().dtype {
-            Dtype::F32 => {
-                for (into, value) in into.as_chunks_mut::<4>().0.iter_mut().zip(head) {
-                    *into = value.to_le_bytes();
-                }
-            }
-            Dtype::Bf16 | Dtype::F16 => store_bf16(self.isa, head, into),
-        }
-    }
-}
-
-/// The spec's sizes, for indexing.
-#[derive(Clone, Copy)]
-struct Sizes {
-    hidden: usize,
-    query_heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    intermediate: usize,
-    vocabulary: usize,
-    tokens: usize,
-    samples: usize,
-}
-
-impl Sizes {
-    fn of(spec: &ExecutorSpec) -> Self {
-        Self {
-            hidden: spec.hidden as usize,
-            query_heads: spec.query_heads as usize,
-            kv_heads: spec.kv.kv_heads as usize,
-            head_dim: spec.kv.head_dim as usize,
-            intermediate: spec.intermediate as usize,
-            vocabulary: spec.vocabulary as usize,
-            tokens: spec.max_batch_tokens as usize,
-            samples: spec.max_samples as usize,
-        }
-    }
-
-    /// Columns of `qkv`.
-    fn qkv(&self) -> usize {
-        (self.query_heads + 2 * self.kv_heads) * self.head_dim
-    }
-
-    /// Columns of `context`.
-    fn context(&self) -> usize {
-        self.query_heads * self.head_dim
-    }
-}
-
-/// Locks memory that only one thread uses at a time; it is scratch, so a panic leaves nothing invalid.
-fn lock(memory: &Mutex<ThreadMemory>) -> MutexGuard<'_, ThreadMemory> {
-    memory.lock().unwrap_or_else(PoisonError::into_inner)
 }

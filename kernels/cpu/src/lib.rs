@@ -15,6 +15,7 @@ mod attention_f32;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod backend;
+mod buffers;
 mod elementwise;
 mod executor;
 mod gate;
@@ -25,7 +26,9 @@ mod gemm_avx2;
 mod gemm_avx512;
 #[cfg(target_arch = "x86_64")]
 mod gemm_bf16;
+mod gemm_finish;
 mod gemm_portable;
+mod heads;
 mod isa;
 mod kv_memory;
 mod math;
