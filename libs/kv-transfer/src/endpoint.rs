@@ -1,6 +1,6 @@
 //! One worker's part in all of its hand-offs.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -51,7 +51,7 @@ pub(crate) struct Core {
 #[derive(Default)]
 struct Table {
     /// By ticket number. One that is not here is spent.
-    hand_offs: HashMap<u64, Arc<HandOff>>,
+    hand_offs: BTreeMap<u64, Arc<HandOff>>,
     next_number: u64,
     pulls: usize,
 }

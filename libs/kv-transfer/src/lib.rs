@@ -26,6 +26,7 @@ mod quarantine;
 mod session;
 mod source;
 mod source_phase;
+mod teeth;
 mod ticket;
 mod transport;
 

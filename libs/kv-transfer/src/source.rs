@@ -166,6 +166,7 @@ impl Source {
                 driver.unsent = Some(frame);
                 let heartbeat = self.core.config.heartbeat();
                 tokio::select! {
+                    biased;
                     // The permit is given back at once: the next round takes it.
                     _ = outbox.reserve() => {}
                     () = self.hand_off.changed.notified() => {}
@@ -196,6 +197,7 @@ impl Source {
             deadline
         };
         tokio::select! {
+            biased;
             () = self.hand_off.changed.notified() => {}
             () = tokio::time::sleep_until(wake_at) => {}
         }

@@ -11,6 +11,7 @@ use vlinders_types::{Epoch, Hello, Offer, OfferReply, RefuseReason, SequenceId, 
 use vlinders_wire::subjects::{self, WorkerCall};
 
 use crate::core::{Command, Reserved};
+use crate::teeth::bites;
 
 /// What accepting needs.
 pub(crate) struct Accepting {
@@ -116,7 +117,8 @@ impl Accepting {
         };
         let (command, quiesced) = match self.endpoint.pull(order).await {
             Ok(last) => (arrived(sequence, &last, true), true),
-            Err(error) => {
+            Err(mut error) => {
+                error.quiesced |= bites("block-freed-under-a-transfer");
                 tracing::warn!(error = &error as &dyn std::error::Error, %request, "kv transfer failed");
                 (lost(sequence, &error), error.quiesced)
             }

@@ -18,12 +18,13 @@ mod output;
 mod queue;
 mod sequence;
 mod start;
+mod teeth;
 mod tombstones;
 mod turn;
 
 pub use config::{Role, WorkerConfig, WorkerParts};
-pub use start::{WorkerError, start};
 #[cfg(feature = "simulation")]
 pub use start::start_simulated;
+pub use start::{WorkerError, start};
 #[cfg(feature = "simulation")]
 pub use turn::StepTime;

@@ -42,29 +42,24 @@ impl Offering {
             outcome = order.source.outcome() => Some(outcome),
             found = self.find_taker(&order) => if found { None } else { Some(Outcome::Expired) },
         };
-        let command = match outcome {
+        let outcome = match outcome {
             Some(Outcome::Expired) if self.clock.now_ms() >= order.request.deadline_ms => {
                 order.source.abort();
-                Command::NobodyTook {
-                    sequence: order.sequence,
-                }
+                // The loop is gone only when the process leaves.
+                let sequence = order.sequence;
+                let _loop_gone = self.commands.send(Command::NobodyTook { sequence }).await;
+                // Somebody may have accepted unheard; the blocks are quiet when this says so.
+                order.source.outcome().await
             }
-            Some(outcome) => Command::HandOffEnded {
-                sequence: order.sequence,
-                ticket,
-                outcome,
-            },
-            None => {
-                let outcome = order.source.outcome().await;
-                Command::HandOffEnded {
-                    sequence: order.sequence,
-                    ticket,
-                    outcome,
-                }
-            }
+            Some(outcome) => outcome,
+            None => order.source.outcome().await,
         };
-        // The loop is gone only when the process leaves.
-        let _loop_gone = self.commands.send(command).await;
+        let ended = Command::HandOffEnded {
+            sequence: order.sequence,
+            ticket,
+            outcome,
+        };
+        let _loop_gone = self.commands.send(ended).await;
     }
 
     /// Asks decode workers until one accepts. False when the deadline passed first.

@@ -14,6 +14,7 @@ use crate::offering::Offering;
 use crate::outbox::Note;
 use crate::queue::Jobs;
 use crate::sequence::JobId;
+use crate::teeth::bites;
 
 /// Notes of steps that wait to be sent. The loop waits when there are more.
 pub(crate) const NOTES: usize = 1024;
@@ -98,7 +99,7 @@ async fn store(bus: &dyn Bus, event: &UsageEvent) {
     let bytes = vlinders_wire::encode_usage_event(event);
     while let Err(error) = bus.enqueue(StreamName::Usage, &subject, &id, bytes.clone()).await {
         tracing::warn!(%error, request = %event.request_id, "usage event not stored yet");
-        if !error.is_retryable() {
+        if !error.is_retryable() || bites("usage-not-sent-again") {
             tracing::error!(?event, "usage event cannot be stored");
             return;
         }

@@ -7,5 +7,6 @@
 mod poison;
 mod recorder;
 mod service;
+mod teeth;
 
 pub use service::{UsageConfig, UsageParts, start};

@@ -11,6 +11,7 @@ use super::Core;
 use crate::ending_texts as texts;
 use crate::outbox::Note;
 use crate::sequence::{HandOff, JobId, Phase, Sequence};
+use crate::teeth::bites;
 
 impl Core {
     /// Ends a sequence this worker answers for.
@@ -30,7 +31,7 @@ impl Core {
         let counts = TokenCounts {
             prompt: sequence.prompt_tokens(),
             cached: sequence.cached_tokens,
-            completion: sequence.output.generated(),
+            completion: sequence.output.generated() - unbilled(&sequence.request),
         };
         let mut chunk = sequence.output.take_chunk();
         chunk.finish = Some(Finish {
@@ -39,6 +40,9 @@ impl Core {
             counts,
             fault,
         });
+        if bites("two-ends") {
+            self.outbox.push_chunk(&sequence.request.frontend, chunk.clone());
+        }
         self.outbox.push_chunk(&sequence.request.frontend, chunk);
         self.bill(&sequence.request, counts, reason, sequence.first_token_ms);
         if let Some(job) = sequence.job.take() {
@@ -221,6 +225,14 @@ impl Core {
         }
         Some(sequence)
     }
+}
+
+/// Tokens that are delivered and not billed: none.
+fn unbilled(request: &Request) -> u32 {
+    if bites("earlier-attempts-not-billed") {
+        return u32::try_from(request.emitted_ids.len()).unwrap_or(0);
+    }
+    0
 }
 
 /// Whether decode answers for the sequence from here on.

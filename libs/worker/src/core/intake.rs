@@ -1,5 +1,6 @@
 //! How sequences come in: from the queue, or by an offer from prefill.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -9,8 +10,10 @@ use vlinders_types::{FaultKind, FinishReason, RefuseReason, Request, RequestFaul
 use super::{Core, Reserved};
 use crate::config::Role;
 use crate::ending_texts as texts;
+use crate::outbox::Note;
 use crate::output::Output;
 use crate::sequence::{HandOff, JobId, Phase, Sequence};
+use crate::teeth::bites;
 
 impl Core {
     /// Takes a request from the queue.
@@ -45,6 +48,9 @@ impl Core {
                     Role::Prefill => Phase::Prefilling(HandOff::default()),
                     Role::Decode | Role::Both => Phase::Local,
                 };
+                if bites("acknowledged-before-answered") {
+                    self.outbox.push(Note::Settle(job));
+                }
                 self.insert(id, request, phase, Some(job), Some(slot));
             }
             Err(error) => self.refuse_unstarted(
@@ -58,9 +64,12 @@ impl Core {
 
     /// Answers a request from the queue with an error.
     pub(super) fn reject(&mut self, request: &Request, job: JobId, fault: RequestFault) {
-        if !self.by_request.contains_key(&request.request_id) {
-            self.refuse_unstarted(request, Some(job), FinishReason::Error, Some(fault));
+        if let Some(running) = self.by_request.get(&request.request_id).copied()
+            && !self.supersede(running, request, job)
+        {
+            return;
         }
+        self.refuse_unstarted(request, Some(job), FinishReason::Error, Some(fault));
     }
 
     /// Keeps room for a sequence that prefill offers, or says why not.
@@ -113,18 +122,18 @@ impl Core {
         let Some(sequence) = self.sequences.get_mut(&running) else {
             return true;
         };
-        if request.attempt > sequence.request.attempt {
-            self.discard(running);
-            return true;
-        }
-        match sequence.job.replace(job) {
-            // The newest delivery is the one the queue listens to.
-            Some(older) => self.outbox.push(crate::outbox::Note::Forget(older)),
-            None => {
-                // Already answered for: this delivery is a late copy.
-                let late = sequence.job.take();
-                self.outbox.push(crate::outbox::Note::Settle(late.unwrap_or(job)));
+        match (request.attempt.cmp(&sequence.request.attempt), sequence.job) {
+            (Ordering::Greater, _) => {
+                self.discard(running);
+                return true;
             }
+            (Ordering::Equal, Some(older)) => {
+                // The newest delivery is the one the queue listens to.
+                sequence.job = Some(job);
+                self.outbox.push(Note::Forget(older));
+            }
+            // Already answered for, or an attempt that nobody reads any more: this delivery is a late copy.
+            (Ordering::Equal, None) | (Ordering::Less, _) => self.outbox.push(Note::Settle(job)),
         }
         false
     }
@@ -183,6 +192,10 @@ impl Core {
             .copied()
             .collect();
         let prompt_tokens = u32::try_from(request.prompt_ids.len()).unwrap_or(u32::MAX);
+        let mut sampling = request.sampling.clone();
+        if bites("generator-keyed-by-attempt") {
+            sampling.seed ^= u64::from(request.attempt);
+        }
         let total = prompt_tokens
             .saturating_add(request.stop.max_tokens)
             .min(self.max_context_tokens);
@@ -191,7 +204,7 @@ impl Core {
             tokens,
             prompt_tokens,
             max_total_tokens: total,
-            sampling: Arc::new(request.sampling.clone()),
+            sampling: Arc::new(sampling),
             min_total_tokens: prompt_tokens.saturating_add(request.stop.min_tokens),
             banned: self.banned(request),
             prefix_salt: prefix_salt(request),

@@ -225,11 +225,12 @@ impl Core {
         match &sequence.phase {
             Phase::Prefilling(_) => self.first_token_before_hand_over(id, token),
             Phase::Local => {
+                let alone = std::mem::take(&mut sequence.next_token_alone) || sequence.job.is_some();
                 if let Some(job) = sequence.job.take() {
-                    // From here on the frontend notices a loss by itself and has what it needs to go on.
+                    // From here on the frontend knows who answers, notices a loss by itself and has what it needs to
+                    // go on: so the first token goes out even when the client waits for the whole.
                     self.outbox.push(crate::outbox::Note::Settle(job));
                 }
-                let alone = std::mem::take(&mut sequence.next_token_alone);
                 if request.stream || alone || sequence.output.has_much_news() {
                     self.send_news(id);
                 }
