@@ -1,9 +1,9 @@
 //! What this machine can do at most, to print beside what the kernels reach.
 //!
-//! Each figure is the best of a few short rounds on all given threads: on a shared machine the best is the least wrong.
+//! Each figure is the best of some short rounds on all given threads: on a shared machine the best is the least wrong.
 
 use std::hint::black_box;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use vlinders_kernel_api::KernelError;
 
@@ -15,14 +15,14 @@ use crate::region::Region;
 
 /// Memory that is read: several times any cache.
 const MEMORY_BYTES: usize = 512 << 20;
-/// Rounds, of which the best counts.
-const ROUNDS: usize = 5;
+/// How long rounds are repeated, of which the best counts: fresh threads may share a core for a while.
+const MEASURED: Duration = Duration::from_millis(500);
 /// Independent sums, enough to hide the latency of any multiplier.
 const SUMS: usize = 8;
 /// The same for dot products, which take longer.
 const DOT_SUMS: usize = 24;
-/// Products of each sum in a round: some tens of milliseconds.
-const STEPS: usize = 4_000_000;
+/// Products of each sum in a round: about ten milliseconds.
+const STEPS: usize = 1_000_000;
 
 /// Bytes a second that `threads` threads read from memory together, in order, each its own part.
 ///
@@ -65,12 +65,14 @@ pub fn bf16_flops(threads: usize) -> Option<f64> {
 }
 
 fn best_seconds(pool: &Pool, work: &(dyn Fn(usize, usize) + Sync)) -> f64 {
-    let round = || {
+    let started = Instant::now();
+    let mut best = f64::INFINITY;
+    while started.elapsed() < MEASURED {
         let begun = Instant::now();
         pool.run(work);
-        begun.elapsed().as_secs_f64()
-    };
-    (0..ROUNDS).map(|_| round()).fold(f64::INFINITY, f64::min)
+        best = best.min(begun.elapsed().as_secs_f64());
+    }
+    best
 }
 
 fn read(isa: Isa, words: &[u64]) -> u64 {
