@@ -39,6 +39,13 @@ impl SchedulerCounts {
 }
 
 impl Scheduler {
+    /// Whether a transfer may still touch blocks of a sequence that is gone. Published ones among them are not in
+    /// [`SchedulerCounts::quarantined_blocks`]: they can be shared meanwhile.
+    #[must_use]
+    pub fn has_quarantine(&self) -> bool {
+        !self.quarantines.is_empty()
+    }
+
     /// What it has and does now. Takes time linear in the running sequences.
     #[must_use]
     pub fn counts(&self) -> SchedulerCounts {

@@ -282,7 +282,7 @@ impl Core {
     /// never carried along in silence.
     pub(crate) fn assert_settled_when_idle(&self) {
         // Blocks in quarantine wait for a transfer to end, which wakes the loop again.
-        if self.sequences.is_empty() && self.scheduler.counts().quarantined_blocks == 0 {
+        if self.sequences.is_empty() && !self.scheduler.has_quarantine() {
             self.scheduler.assert_settled();
         }
     }
