@@ -27,6 +27,7 @@ pub const FLOORS: &[(&str, u8)] = &[
     ("vlinders-usage", 4),
     ("vlinders", 4),
     // Above everything: nothing depends on tests.
+    ("vlinders-simulation", 5),
     ("vlinders-system-tests", 5),
     ("vlinders-tidy", 5),
 ];

@@ -1,0 +1,328 @@
+//! The world of one run: one bus, one network, workers with as many lives as they need, usage and its ledger.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use vlinders_bus::faults::{FaultPlan, Faults, FaultyBus};
+use vlinders_bus::{Bus, InProcessBus, InProcessLimits, StreamName, StreamRules, Subject};
+use vlinders_kv_transfer::Endpoint;
+use vlinders_service_kit::{Metrics, Stage, Tasks};
+use vlinders_text::ModelText;
+use vlinders_types::{Beacon, Pool, WorkerId};
+use vlinders_usage::{UsageConfig, UsageParts};
+use vlinders_wire::subjects;
+
+use crate::clock::SkewedClock;
+use crate::ledger::SimLedger;
+use crate::network::Network;
+use crate::random::Random;
+use crate::scenario::{Crash, Scenario};
+use crate::trace::Trace;
+
+/// One life of a worker, or of the usage service.
+pub(crate) struct Life {
+    pub(crate) incarnation: u64,
+    pub(crate) tasks: Tasks,
+    pub(crate) bus: Arc<FaultyBus>,
+    pub(crate) endpoint: Option<Arc<Endpoint>>,
+}
+
+/// Everything but the frontends.
+pub(crate) struct World {
+    pub(crate) scenario: Scenario,
+    pub(crate) began: Instant,
+    pub(crate) trace: Trace,
+    pub(crate) network: Arc<Network>,
+    pub(crate) text: Arc<ModelText>,
+    pub(crate) ledger: Arc<SimLedger>,
+    /// What goes on whoever is killed.
+    pub(crate) hardware: Tasks,
+    pub(crate) random: Random,
+    pub(crate) is_healed: Arc<AtomicBool>,
+    pub(crate) metrics: Metrics,
+    pub(crate) workers: Vec<Option<Life>>,
+    pub(crate) lives: u64,
+    /// Which workers went down, and when.
+    pub(crate) crashes: Vec<(WorkerId, Instant)>,
+    bus: Arc<dyn Bus>,
+    usage: Option<Life>,
+    others: Vec<Arc<FaultyBus>>,
+    beacons: Arc<Mutex<BTreeMap<WorkerId, Beacon>>>,
+}
+
+impl World {
+    pub(crate) async fn new(scenario: Scenario, text: Arc<ModelText>, trace: Trace) -> Result<Self, String> {
+        let bus: Arc<dyn Bus> = Arc::new(InProcessBus::new(InProcessLimits::default()));
+        for (stream, max_messages) in [
+            (StreamName::Requests, scenario.queue_messages),
+            (StreamName::Usage, scenario.usage_messages),
+            (StreamName::DeadLetters, 10_000),
+        ] {
+            let rules = StreamRules {
+                max_messages,
+                max_age: Duration::from_secs(3_600),
+                dedup_window: Duration::from_secs(120),
+            };
+            bus.ensure_stream(stream, rules).await.map_err(text_of)?;
+        }
+        let mut random = Random::new(scenario.seed ^ 0x5EED);
+        let hardware = Tasks::new();
+        let mut world = Self {
+            began: Instant::now(),
+            trace,
+            network: Network::new(hardware.clone(), random.fork(), scenario.wires),
+            text,
+            ledger: Arc::new(SimLedger::new(random.number(), scenario.ledger_failing)),
+            hardware,
+            random,
+            is_healed: Arc::default(),
+            metrics: Metrics::default(),
+            workers: scenario.shapes.iter().map(|_| None).collect(),
+            lives: 0,
+            crashes: Vec::new(),
+            bus,
+            usage: None,
+            others: Vec::new(),
+            beacons: Arc::default(),
+            scenario,
+        };
+        world.watch_beacons().await?;
+        for worker in 0..world.workers.len() {
+            world.start_worker(worker).await?;
+        }
+        world.start_usage().await?;
+        Ok(world)
+    }
+
+    async fn watch_beacons(&self) -> Result<(), String> {
+        for pool in [Pool::Prefill, Pool::Decode] {
+            let pattern = Subject::new(subjects::beacons_of(pool));
+            let mut heard = self.bus.subscribe(&pattern).await.map_err(text_of)?;
+            let beacons = Arc::clone(&self.beacons);
+            self.hardware.spawn(Stage::Store, "beacons", async move {
+                while let Some(incoming) = heard.next().await {
+                    if let Ok(beacon) = vlinders_wire::decode_beacon(&incoming.payload) {
+                        let mut beacons = beacons.lock().unwrap_or_else(PoisonError::into_inner);
+                        beacons.insert(beacon.worker.clone(), beacon);
+                    }
+                }
+            });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn clock(&self, skew_ms: i64) -> SkewedClock {
+        SkewedClock::new(self.began, skew_ms)
+    }
+
+    /// A way to the bus with luck of its own.
+    pub(crate) fn way_to_bus(&mut self) -> Arc<FaultyBus> {
+        let plan = if self.is_healed.load(Ordering::Relaxed) {
+            FaultPlan::new()
+        } else {
+            self.scenario.plan.clone()
+        };
+        Arc::new(FaultyBus::new(Arc::clone(&self.bus), self.random.number(), plan))
+    }
+
+    /// A frontend's way to the bus.
+    pub(crate) fn frontend_bus(&mut self) -> Arc<dyn Bus> {
+        let bus = self.way_to_bus();
+        self.others.push(Arc::clone(&bus));
+        bus
+    }
+
+    pub(crate) fn worker_id(&self, worker: usize) -> WorkerId {
+        let role = self.scenario.shapes[worker].role.name();
+        WorkerId::new(&format!("{role}-{worker}"))
+    }
+
+    pub(crate) async fn start_usage(&mut self) -> Result<(), String> {
+        if self.usage.is_some() {
+            return Ok(());
+        }
+        let life = Life {
+            incarnation: 0,
+            tasks: Tasks::new(),
+            bus: self.way_to_bus(),
+            endpoint: None,
+        };
+        let config = UsageConfig {
+            batch: 4,
+            ack_wait: Duration::from_secs(3),
+            ..UsageConfig::default()
+        };
+        let parts = UsageParts {
+            bus: life.bus.clone(),
+            ledger: self.ledger.clone(),
+            tasks: life.tasks.clone(),
+            metrics: Metrics::default(),
+            clock: Arc::new(self.clock(0)),
+        };
+        self.usage = Some(life);
+        vlinders_usage::start(config, parts).await.map_err(text_of)
+    }
+
+    pub(crate) async fn kill_usage(&mut self) -> Result<(), String> {
+        match self.usage.take() {
+            Some(life) => end(life).await,
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) async fn crash(&mut self, worker: usize, how: Crash) -> Result<(), String> {
+        let Some(life) = self.workers[worker].take() else {
+            return Ok(());
+        };
+        self.trace
+            .note(format_args!("{} goes down: {how:?}", self.worker_id(worker)));
+        self.crashes.push((self.worker_id(worker), Instant::now()));
+        match how {
+            Crash::Killed => self.network.killed(life.incarnation),
+            Crash::PoweredOff => self.network.cut(life.incarnation),
+        }
+        self.beacons
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.worker_id(worker));
+        end(life).await
+    }
+
+    pub(crate) fn partition(&self, worker: usize, bus: bool, wires: bool) {
+        let Some(life) = &self.workers[worker] else { return };
+        self.trace.note(format_args!(
+            "{} is cut off: bus {bus}, wires {wires}",
+            self.worker_id(worker)
+        ));
+        if bus {
+            life.bus.set_plan(vec![(Subject::new(">"), Faults::CUT)]);
+        }
+        if wires {
+            self.network.cut(life.incarnation);
+        }
+    }
+
+    pub(crate) fn mend(&self, worker: usize) {
+        let Some(life) = &self.workers[worker] else { return };
+        self.trace
+            .note(format_args!("{} is connected again", self.worker_id(worker)));
+        life.bus.set_plan(self.scenario.plan.clone());
+        self.network.mend(life.incarnation);
+    }
+
+    /// Nothing goes wrong any more, and everybody is there.
+    pub(crate) async fn heal(&mut self) -> Result<(), String> {
+        self.trace.note(format_args!("everything heals"));
+        self.is_healed.store(true, Ordering::Relaxed);
+        self.network.heal();
+        self.ledger.heal();
+        for worker in 0..self.workers.len() {
+            match &self.workers[worker] {
+                Some(life) => {
+                    life.bus.heal();
+                    self.network.mend(life.incarnation);
+                }
+                None => self.start_worker(worker).await?,
+            }
+        }
+        for bus in &self.others {
+            bus.heal();
+        }
+        match &self.usage {
+            Some(life) => life.bus.heal(),
+            None => self.start_usage().await?,
+        }
+        Ok(())
+    }
+
+    /// Waits until nothing is left of any request, then stops everybody in good order.
+    pub(crate) async fn settle(mut self, limit: Duration) -> Result<(), String> {
+        let deadline = Instant::now() + limit;
+        // Beacons tell about the past.
+        sleep(Duration::from_secs(1)).await;
+        loop {
+            let left = self.left().await?;
+            if left.is_empty() {
+                break;
+            }
+            if Instant::now() >= deadline {
+                return Err(format!(
+                    "left {limit:?} after the last request: {}",
+                    left.join(", ")
+                ));
+            }
+            sleep(Duration::from_millis(250)).await;
+        }
+        for life in self.workers.iter_mut().filter_map(Option::take) {
+            stop(life).await?;
+        }
+        self.usage
+            .take()
+            .map(stop)
+            .ok_or("usage is there once all is healed")?
+            .await
+    }
+
+    /// What is not idle.
+    async fn left(&self) -> Result<Vec<String>, String> {
+        let mut left = Vec::new();
+        for stream in [StreamName::Requests, StreamName::Usage] {
+            let pending = self.bus.pending(stream).await.map_err(text_of)?;
+            if pending > 0 {
+                left.push(format!("{pending} pending in {}", stream.name()));
+            }
+        }
+        for (worker, life) in self.workers.iter().enumerate() {
+            let id = self.worker_id(worker);
+            let life = life.as_ref().ok_or_else(|| format!("{id} is down"))?;
+            if life.tasks.failed().is_cancelled() {
+                return Err(format!("a task of {id} panicked"));
+            }
+            let open = life.endpoint.as_ref().map(|endpoint| endpoint.open_hand_offs());
+            if open.is_some_and(|open| open != Default::default()) {
+                left.push(format!("{id} has {open:?}"));
+            }
+            let running = life.tasks.running();
+            for task in ["pull", "hand-over"].iter().filter(|task| running.contains(task)) {
+                left.push(format!("{id} runs a {task}"));
+            }
+            let beacons = self.beacons.lock().unwrap_or_else(PoisonError::into_inner);
+            match beacons.get(&id) {
+                Some(beacon) if beacon.running == 0 && beacon.free_blocks == beacon.total_blocks => {}
+                beacon => left.push(format!("{id} says {beacon:?}")),
+            }
+        }
+        Ok(left)
+    }
+}
+
+pub(crate) fn text_of(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+/// Ends a life suddenly; its panics before that are not forgotten.
+async fn end(life: Life) -> Result<(), String> {
+    life.tasks.kill();
+    let Life {
+        tasks, endpoint, bus, ..
+    } = life;
+    drop((endpoint, bus));
+    while !tasks.running().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    if tasks.failed().is_cancelled() {
+        return Err("a task had panicked before it was killed".to_owned());
+    }
+    Ok(())
+}
+
+async fn stop(life: Life) -> Result<(), String> {
+    life.tasks.stop(Duration::from_secs(60)).await.map_err(text_of)?;
+    if life.tasks.failed().is_cancelled() {
+        return Err("a task panicked".to_owned());
+    }
+    Ok(())
+}
