@@ -1,8 +1,8 @@
 //! Speed of the kernels beside the machine's limits, on a random model of the Llama-3.2-1B shape.
 //!
-//! `cargo run --release -p vlinders-kernel-cpu --example kernel_bench -- [layers] [depth]`
+//! `cargo run --release -p vlinders-kernel-cpu --example kernel_bench -- [layers] [depth] [level]`
 //! Sixteen layers are the whole model; two are enough to compare kernels, and start in a moment. `depth` tokens of
-//! context lie before the ones that are timed. Compare within one run: shared machines drift.
+//! context lie before the ones that are timed; `level` (portable, avx2, avx512, avx512-bf16) forces instructions. Compare within one run: shared machines drift.
 #![allow(
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
@@ -16,7 +16,7 @@ use vlinders_kernel_api::{
     AttentionSpec, Backend, Dtype, EmbeddingId, Executor, ExecutorSpec, Head, KvLayout, LinearId, LinearKind,
     LinearPart, Norm, RotaryId, TensorView, Urgency,
 };
-use vlinders_kernel_cpu::{CpuBackend, CpuOptions, probe};
+use vlinders_kernel_cpu::{CpuBackend, CpuOptions, IsaLevel, probe};
 use vlinders_types::{Batch, BatchRow, BlockId, SampleRow, SamplingParams, SequenceId, Span};
 
 const HIDDEN: usize = 2048;
@@ -160,8 +160,16 @@ fn batch(rows: u32, count: u32, depth: u32) -> Batch {
 }
 
 fn main() {
+    let level = std::env::args().nth(3);
+    let force = level.map(|name| {
+        IsaLevel::ALL
+            .into_iter()
+            .find(|level| level.to_string() == name)
+            .unwrap()
+    });
     let mut arguments = std::env::args()
         .skip(1)
+        .take(2)
         .map(|argument| argument.parse::<u32>().unwrap());
     let (layers, depth) = (arguments.next().unwrap_or(2), arguments.next().unwrap_or(0));
     let threads = std::thread::available_parallelism().unwrap().get();
@@ -171,7 +179,7 @@ fn main() {
     println!(
         "limits: memory {memory_gb:.1} GB/s, bf16 {dots_gflops:.0} GFLOP/s, f32 {f32_gflops:.0} GFLOP/s"
     );
-    let mut backend = CpuBackend::new(CpuOptions::default()).unwrap();
+    let mut backend = CpuBackend::new(CpuOptions { threads: None, force }).unwrap();
     let begun = Instant::now();
     let model = Model::upload(&mut backend, layers as usize);
     println!(
