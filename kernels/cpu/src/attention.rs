@@ -119,18 +119,30 @@ impl Scratch {
     }
 }
 
-/// How one instruction set does the parts of the work.
-pub(crate) struct Steps<Q, L, S, F, C> {
-    /// (scratch, row, query head)
-    pub(crate) store_query: Q,
-    /// (scratch, which block of the tile, its keys, its values, tokens of it that exist)
-    pub(crate) load_block: L,
-    /// (scratch, first row, scores of [`ROWS_AT_ONCE`] rows)
-    pub(crate) scores: S,
-    /// (scores, running, scale, seen): see [`softmax_step`]
-    pub(crate) softmax: F,
-    /// (scratch, first row, blocks that exist, shares of the tile's tokens, what earlier sums are multiplied with)
-    pub(crate) accumulate: C,
+/// How one instruction set does the parts of the work. Methods are marked `#[inline(always)]`, so that they are compiled
+/// with the instructions of the function that calls [`attend_with`]; closures could not be.
+pub(crate) trait Steps {
+    /// Keeps a query head for `scores`.
+    fn store_query(&self, scratch: &mut Scratch, row: usize, query: &[f32]);
+
+    /// Brings one block of the tile into scratch memory: its keys, its values, of which the first `valid` tokens exist.
+    fn load_block(&self, scratch: &mut Scratch, index: usize, tiles: (&[u8], &[u8]), valid: usize);
+
+    /// The scores of [`ROWS_AT_ONCE`] rows, not yet scaled.
+    fn scores(&self, scratch: &Scratch, first_row: usize, into: &mut Scores);
+
+    /// See [`softmax_step`].
+    fn softmax(&self, scores: &mut [f32; TILE], running: &mut Running, scale: f32, seen: Seen) -> f32;
+
+    /// Multiplies the contexts so far with `corrections` and adds `shares` of the first `blocks` blocks' values.
+    fn accumulate(
+        &self,
+        scratch: &mut Scratch,
+        first_row: usize,
+        blocks: usize,
+        shares: &Scores,
+        corrections: [f32; ROWS_AT_ONCE],
+    );
 }
 
 /// Computes the context of one run of tokens for the query heads of `kv_head`.
@@ -177,20 +189,14 @@ pub(crate) fn attend_with(
     run: QueryRun,
     kv_head: u32,
     scratch: &mut Scratch,
-    steps: &Steps<
-        impl Fn(&mut Scratch, usize, &[f32]),
-        impl Fn(&mut Scratch, usize, (&[u8], &[u8]), usize),
-        impl Fn(&Scratch, usize, &mut Scores),
-        impl Fn(&mut [f32; TILE], &mut Running, f32, Seen) -> f32,
-        impl Fn(&mut Scratch, usize, usize, &Scores, [f32; ROWS_AT_ONCE]),
-    >,
+    steps: &impl Steps,
 ) {
     let (group, head_dim) = (job.group, scratch.head_dim);
     let rows = run.count * group;
     let first_head = kv_head as usize * group;
     for row in 0..rows {
         let start = (run.first_token + row / group) * job.stride + (first_head + row % group) * head_dim;
-        (steps.store_query)(scratch, row, &job.queries[start..start + head_dim]);
+        steps.store_query(scratch, row, &job.queries[start..start + head_dim]);
     }
     scratch.context.fill(0.0);
     scratch.running.fill(Running {
@@ -201,9 +207,9 @@ pub(crate) fn attend_with(
     let first_tile = first_visible(run.first_position, job.window) / TILE_TOKENS;
     let mut scores = [[0.0; TILE]; ROWS_AT_ONCE];
     for tile in first_tile..=last_position / TILE_TOKENS {
-        let blocks = load_tile(job, run, kv_head, tile, scratch, &steps.load_block);
+        let blocks = load_tile(job, run, kv_head, tile, scratch, steps);
         for first_row in (0..rows).step_by(ROWS_AT_ONCE) {
-            (steps.scores)(scratch, first_row, &mut scores);
+            steps.scores(scratch, first_row, &mut scores);
             let mut corrections = [1.0; ROWS_AT_ONCE];
             for (index, scores) in scores.iter_mut().enumerate() {
                 let row = first_row + index;
@@ -212,10 +218,10 @@ pub(crate) fn attend_with(
                     // Shares of zero and a correction of one change nothing, to the bit.
                     scores.fill(0.0);
                 } else {
-                    corrections[index] = (steps.softmax)(scores, &mut scratch.running[row], job.scale, seen);
+                    corrections[index] = steps.softmax(scores, &mut scratch.running[row], job.scale, seen);
                 }
             }
-            (steps.accumulate)(scratch, first_row, blocks, &scores, corrections);
+            steps.accumulate(scratch, first_row, blocks, &scores, corrections);
         }
     }
     write_context(job, run, first_head, scratch);
@@ -229,7 +235,7 @@ fn load_tile(
     kv_head: u32,
     tile: u32,
     scratch: &mut Scratch,
-    load_block: &impl Fn(&mut Scratch, usize, (&[u8], &[u8]), usize),
+    steps: &impl Steps,
 ) -> usize {
     let existing = run.position(run.count) as usize;
     let first = tile as usize * TILE_BLOCKS;
@@ -245,7 +251,7 @@ fn load_tile(
             prefetch(keys);
             prefetch(values);
         }
-        load_block(
+        steps.load_block(
             scratch,
             index - first,
             block(index),

@@ -19,25 +19,52 @@ use crate::math::{self, Fused, LANES, bf16_pair};
 /// See [`crate::attention::attend`], whose checks it relies on.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512bf16")]
 pub(crate) fn attend(job: &Attention<'_>, run: QueryRun, kv_head: u32, scratch: &mut Scratch) {
-    let steps = Steps {
-        store_query,
-        load_block: |scratch: &mut Scratch, index: usize, (keys, values): (&[u8], &[u8]), valid: usize| {
-            load_keys(scratch, index, keys, valid);
-            load_values(scratch, index, values, valid);
-        },
-        scores: |scratch: &Scratch, row: usize, into: &mut Scores| scores(scratch, row, into),
-        softmax: |scores: &mut [f32; TILE], running: &mut Running, scale: f32, seen: Seen| {
-            softmax_step(scores, running, scale, seen)
-        },
-        accumulate: |scratch: &mut Scratch,
-                     row: usize,
-                     blocks: usize,
-                     shares: &Scores,
-                     corrections: [f32; ROWS_AT_ONCE]| {
-            accumulate(scratch, row, blocks, shares, corrections);
-        },
-    };
-    attend_with(job, run, kv_head, scratch, &steps);
+    attend_with(job, run, kv_head, scratch, &Pairs { _only_made_here: () });
+}
+
+/// Pairs of bf16. Made only by [`attend`], so where there is one the CPU has its instructions.
+struct Pairs {
+    _only_made_here: (),
+}
+
+impl Steps for Pairs {
+    #[inline(always)]
+    fn store_query(&self, scratch: &mut Scratch, row: usize, query: &[f32]) {
+        store_query(scratch, row, query);
+    }
+
+    #[inline(always)]
+    fn load_block(&self, scratch: &mut Scratch, index: usize, (keys, values): (&[u8], &[u8]), valid: usize) {
+        // SAFETY: `attend` made `self`, and runs only where the CPU has these features.
+        unsafe { load_keys(scratch, index, keys, valid) };
+        // SAFETY: as above.
+        unsafe { load_values(scratch, index, values, valid) };
+    }
+
+    #[inline(always)]
+    fn scores(&self, scratch: &Scratch, first_row: usize, into: &mut Scores) {
+        // SAFETY: `attend` made `self`, and runs only where the CPU has these features.
+        unsafe { scores(scratch, first_row, into) };
+    }
+
+    #[inline(always)]
+    fn softmax(&self, scores: &mut [f32; TILE], running: &mut Running, scale: f32, seen: Seen) -> f32 {
+        // SAFETY: `attend` made `self`, and runs only where the CPU has these features.
+        unsafe { softmax_step(scores, running, scale, seen) }
+    }
+
+    #[inline(always)]
+    fn accumulate(
+        &self,
+        scratch: &mut Scratch,
+        first_row: usize,
+        blocks: usize,
+        shares: &Scores,
+        corrections: [f32; ROWS_AT_ONCE],
+    ) {
+        // SAFETY: `attend` made `self`, and runs only where the CPU has these features.
+        unsafe { accumulate(scratch, first_row, blocks, shares, corrections) };
+    }
 }
 
 #[inline(always)]

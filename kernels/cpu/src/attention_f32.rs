@@ -1,9 +1,11 @@
 //! Attention in f32, vectorised by the compiler for every level; bf16 keys and values are widened.
 
+use std::marker::PhantomData;
+
 use vlinders_kernel_api::Dtype;
 
 use crate::attention::{
-    Attention, QueryRun, ROWS_AT_ONCE, Scores, Scratch, Steps, attend_with, softmax_step,
+    Attention, QueryRun, ROWS_AT_ONCE, Running, Scores, Scratch, Seen, Steps, TILE, attend_with, softmax_step,
 };
 use crate::isa::for_each_isa;
 use crate::math::{Arithmetic, LANES, widen_bf16};
@@ -23,31 +25,62 @@ for_each_isa! {
 
 #[inline(always)]
 fn attend_lanes<A: Arithmetic>(job: &Attention<'_>, run: QueryRun, kv_head: u32, scratch: &mut Scratch) {
-    let dtype = job.memory.layout().dtype;
-    let steps = Steps {
-        store_query,
-        load_block: |scratch: &mut Scratch, index: usize, bytes: (&[u8], &[u8]), valid: usize| match dtype {
-            Dtype::F32 => load_block::<4>(scratch, index, bytes, valid, f32::from_le_bytes),
-            Dtype::Bf16 | Dtype::F16 => {
-                load_block::<2>(scratch, index, bytes, valid, |bytes| {
-                    widen_bf16(u16::from_le_bytes(bytes))
-                });
-            }
-        },
-        scores: scores::<A>,
-        softmax: softmax_step::<A>,
-        accumulate: accumulate::<A>,
+    let steps = Lanes::<A> {
+        dtype: job.memory.layout().dtype,
+        arithmetic: PhantomData,
     };
     attend_with(job, run, kv_head, scratch, &steps);
 }
 
-#[inline(always)]
-fn store_query(scratch: &mut Scratch, row: usize, query: &[f32]) {
-    for (into, value) in scratch.queries[row * query.len()..][..query.len()]
-        .iter_mut()
-        .zip(query)
-    {
-        *into = value.to_bits();
+/// Lanes of f32.
+struct Lanes<A> {
+    dtype: Dtype,
+    arithmetic: PhantomData<A>,
+}
+
+impl<A: Arithmetic> Steps for Lanes<A> {
+    #[inline(always)]
+    fn store_query(&self, scratch: &mut Scratch, row: usize, query: &[f32]) {
+        for (into, value) in scratch.queries[row * query.len()..][..query.len()]
+            .iter_mut()
+            .zip(query)
+        {
+            *into = value.to_bits();
+        }
+    }
+
+    #[inline(always)]
+    fn load_block(&self, scratch: &mut Scratch, index: usize, tiles: (&[u8], &[u8]), valid: usize) {
+        match self.dtype {
+            Dtype::F32 => load_block::<4>(scratch, index, tiles, valid, f32::from_le_bytes),
+            Dtype::Bf16 | Dtype::F16 => {
+                load_block::<2>(scratch, index, tiles, valid, |bytes| {
+                    widen_bf16(u16::from_le_bytes(bytes))
+                });
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn scores(&self, scratch: &Scratch, first_row: usize, into: &mut Scores) {
+        scores::<A>(scratch, first_row, into);
+    }
+
+    #[inline(always)]
+    fn softmax(&self, scores: &mut [f32; TILE], running: &mut Running, scale: f32, seen: Seen) -> f32 {
+        softmax_step::<A>(scores, running, scale, seen)
+    }
+
+    #[inline(always)]
+    fn accumulate(
+        &self,
+        scratch: &mut Scratch,
+        first_row: usize,
+        blocks: usize,
+        shares: &Scores,
+        corrections: [f32; ROWS_AT_ONCE],
+    ) {
+        accumulate::<A>(scratch, first_row, blocks, shares, corrections);
     }
 }
 

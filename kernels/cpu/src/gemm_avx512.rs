@@ -55,6 +55,9 @@ fn tile<const ROWS: usize, const STREAMED: bool>(
     sums: &mut [[f32; PANEL]],
 ) {
     let left = left.as_chunks::<ROWS>().0;
+    let sums = sums
+        .first_chunk_mut::<ROWS>()
+        .expect("one row of sums for each row");
     let mut low = [_mm512_setzero_ps(); ROWS];
     let mut high = [_mm512_setzero_ps(); ROWS];
     for (row, sums) in sums.iter().enumerate() {

@@ -49,6 +49,9 @@ fn tile<const ROWS: usize, const STREAMED: bool>(
     left: &[u32],
     sums: &mut [[f32; PANEL]],
 ) {
+    let sums = sums
+        .first_chunk_mut::<ROWS>()
+        .expect("one row of sums for each row");
     let mut low = [_mm512_setzero_ps(); ROWS];
     let mut high = [_mm512_setzero_ps(); ROWS];
     for (row, sums) in sums.iter().enumerate() {
