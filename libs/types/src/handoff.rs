@@ -71,6 +71,10 @@ pub enum RefuseReason {
     Draining,
     /// Another model, dtype or block shape.
     LayoutMismatch,
+    /// The request is cancelled: the offering worker ends it.
+    Cancelled,
+    /// This worker answers for the request already, in this attempt or a newer one: the offering worker drops it.
+    Answered,
     /// The offer is malformed or its ticket expired.
     Invalid,
 }

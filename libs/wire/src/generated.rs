@@ -386,6 +386,10 @@ pub enum RefuseReason {
     LayoutMismatch = 4,
     /// The offer is malformed or its ticket expired.
     Invalid = 5,
+    /// The request is cancelled: the offering worker ends it.
+    Cancelled = 6,
+    /// This worker answers for the request already, in this attempt or a newer one: the offering worker drops it.
+    Answered = 7,
 }
 impl RefuseReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -400,6 +404,8 @@ impl RefuseReason {
             Self::Draining => "REFUSE_REASON_DRAINING",
             Self::LayoutMismatch => "REFUSE_REASON_LAYOUT_MISMATCH",
             Self::Invalid => "REFUSE_REASON_INVALID",
+            Self::Cancelled => "REFUSE_REASON_CANCELLED",
+            Self::Answered => "REFUSE_REASON_ANSWERED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -411,6 +417,8 @@ impl RefuseReason {
             "REFUSE_REASON_DRAINING" => Some(Self::Draining),
             "REFUSE_REASON_LAYOUT_MISMATCH" => Some(Self::LayoutMismatch),
             "REFUSE_REASON_INVALID" => Some(Self::Invalid),
+            "REFUSE_REASON_CANCELLED" => Some(Self::Cancelled),
+            "REFUSE_REASON_ANSWERED" => Some(Self::Answered),
             _ => None,
         }
     }

@@ -172,6 +172,8 @@ impl From<RefuseReason> for generated::RefuseReason {
             RefuseReason::Full => Self::Full,
             RefuseReason::Draining => Self::Draining,
             RefuseReason::LayoutMismatch => Self::LayoutMismatch,
+            RefuseReason::Cancelled => Self::Cancelled,
+            RefuseReason::Answered => Self::Answered,
             RefuseReason::Invalid => Self::Invalid,
         }
     }
@@ -185,6 +187,8 @@ fn refuse_reason(value: i32) -> Result<RefuseReason, WireError> {
         Wire::Full => RefuseReason::Full,
         Wire::Draining => RefuseReason::Draining,
         Wire::LayoutMismatch => RefuseReason::LayoutMismatch,
+        Wire::Cancelled => RefuseReason::Cancelled,
+        Wire::Answered => RefuseReason::Answered,
         Wire::Invalid => RefuseReason::Invalid,
     })
 }

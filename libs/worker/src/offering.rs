@@ -11,7 +11,7 @@ use vlinders_types::{Offer, OfferReply, RefuseReason, WorkerId};
 use vlinders_wire::subjects::{self, WorkerCall};
 
 use crate::beacons::BeaconBook;
-use crate::core::Command;
+use crate::core::{Command, NotTaken};
 use crate::outbox::OfferOrder;
 
 /// A decode worker answers an offer at once: this long means it is gone or stopped.
@@ -32,27 +32,26 @@ pub(crate) struct Offering {
     pub(crate) clock: Arc<dyn Clock>,
 }
 
+/// A decode worker accepted.
+struct Taken;
+
 impl Offering {
     /// Hands one sequence over, or reports why not.
     pub(crate) async fn hand_over(&self, order: OfferOrder) {
         let ticket = order.source.ticket().number;
-        let outcome = tokio::select! {
+        let found = tokio::select! {
             biased;
             // Resolves early when the loop gives the transfer up.
-            outcome = order.source.outcome() => Some(outcome),
-            found = self.find_taker(&order) => if found { None } else { Some(Outcome::Expired) },
+            outcome = order.source.outcome() => Err(outcome),
+            found = self.find_taker(&order) => Ok(found),
         };
-        let outcome = match outcome {
-            Some(Outcome::Expired) if self.clock.now_ms() >= order.request.deadline_ms => {
-                order.source.abort();
-                // The loop is gone only when the process leaves.
-                let sequence = order.sequence;
-                let _loop_gone = self.commands.send(Command::NobodyTook { sequence }).await;
-                // Somebody may have accepted unheard; the blocks are quiet when this says so.
-                order.source.outcome().await
+        let outcome = match found {
+            Ok(Ok(Taken)) => order.source.outcome().await,
+            Ok(Err(why)) => self.give_up(&order, why).await,
+            Err(Outcome::Expired) if self.clock.now_ms() >= order.request.deadline_ms => {
+                self.give_up(&order, NotTaken::TooLate).await
             }
-            Some(outcome) => outcome,
-            None => order.source.outcome().await,
+            Err(outcome) => outcome,
         };
         let ended = Command::HandOffEnded {
             sequence: order.sequence,
@@ -62,12 +61,22 @@ impl Offering {
         let _loop_gone = self.commands.send(ended).await;
     }
 
-    /// Asks decode workers until one accepts. False when the deadline passed first.
-    async fn find_taker(&self, order: &OfferOrder) -> bool {
+    /// Withdraws the transfer, tells the loop why, and waits until nobody reads the blocks any more.
+    async fn give_up(&self, order: &OfferOrder, why: NotTaken) -> Outcome {
+        order.source.abort();
+        let sequence = order.sequence;
+        // The loop is gone only when the process leaves.
+        let _loop_gone = self.commands.send(Command::NotTaken { sequence, why }).await;
+        // Somebody may have accepted unheard.
+        order.source.outcome().await
+    }
+
+    /// Asks decode workers until one accepts, or says that there is no point in asking.
+    async fn find_taker(&self, order: &OfferOrder) -> Result<Taken, NotTaken> {
         let mut random = seed_of(order);
         loop {
             if self.clock.now_ms() >= order.request.deadline_ms {
-                return false;
+                return Err(NotTaken::TooLate);
             }
             random = next_random(random);
             let Some(worker) = self.beacons.choose(order.block_count, random) else {
@@ -75,7 +84,13 @@ impl Offering {
                 continue;
             };
             match self.offer(&worker, order).await {
-                Ok(OfferReply::Accepted { .. }) => return true,
+                Ok(OfferReply::Accepted { .. }) => return Ok(Taken),
+                Ok(OfferReply::Refused {
+                    reason: RefuseReason::Cancelled,
+                }) => return Err(NotTaken::Cancelled),
+                Ok(OfferReply::Refused {
+                    reason: RefuseReason::Answered,
+                }) => return Err(NotTaken::Answered),
                 Ok(OfferReply::Refused { reason }) => {
                     tracing::debug!(%worker, ?reason, request = %order.request.request_id, "offer refused");
                     let pause = if reason == RefuseReason::LayoutMismatch {

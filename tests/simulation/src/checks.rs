@@ -116,8 +116,8 @@ pub(crate) async fn check(
     Ok(tally)
 }
 
-/// What a worker said may arrive so long after it went down.
-const MOST_DELAY: Duration = Duration::from_millis(500);
+/// What a worker said may arrive so long after it went down: delays of messages in order add up.
+const MOST_DELAY: Duration = Duration::from_secs(4);
 
 /// Whether the worker that answered went down afterwards: then a bill that the bus had not taken yet is lost with it,
 /// as long as workers have no spool.

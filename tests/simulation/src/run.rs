@@ -128,7 +128,7 @@ fn start_frontends(world: &mut World) -> Vec<oneshot::Receiver<Result<Served, St
             workers: workers.clone(),
             clock: world.clock(0),
             arrivals: arrivals.into(),
-            patience: Duration::from_secs(3),
+            patience: Duration::from_secs(if world.scenario.is_calm { 60 } else { 3 }),
             trusts_queue: world.scenario.trusts_queue || world.scenario.is_calm,
             began: world.began,
             give_up_at: world.began + world.scenario.heal_at + END_WITHIN,

@@ -11,7 +11,7 @@ use vlinders_types::{
     BlockId, FaultKind, FinishReason, RequestFault, ResumeState, SequenceId, TokenId, blocks_for_tokens,
 };
 
-use super::Core;
+use super::{Core, NotTaken};
 use crate::ending_texts as texts;
 use crate::outbox::{Note, OfferOrder};
 use crate::sequence::Phase;
@@ -134,13 +134,19 @@ impl Core {
         }
     }
 
-    /// Prefill: no decode worker had room before the deadline.
-    pub(super) fn nobody_took(&mut self, id: SequenceId) {
-        let fault = RequestFault {
-            kind: FaultKind::Overloaded,
-            message: texts::NOBODY_TOOK.to_owned(),
-        };
-        self.end(id, FinishReason::Error, None, Some(fault));
+    /// Prefill: nobody will go on with it.
+    pub(super) fn not_taken(&mut self, id: SequenceId, why: NotTaken) {
+        match why {
+            NotTaken::TooLate => {
+                let fault = RequestFault {
+                    kind: FaultKind::Overloaded,
+                    message: texts::NOBODY_TOOK.to_owned(),
+                };
+                self.end(id, FinishReason::Error, None, Some(fault));
+            }
+            NotTaken::Cancelled => self.end(id, FinishReason::Cancelled, None, None),
+            NotTaken::Answered => self.discard(id),
+        }
     }
 
     /// Decode: the blocks are here and prefill has let go.

@@ -92,13 +92,14 @@ impl Core {
         if self.draining {
             return Err(RefuseReason::Draining);
         }
-        if self.tombstones.covers(request.request_id, request.attempt) || request.prompt_ids.is_empty() {
+        if self.tombstones.covers(request.request_id, request.attempt) {
+            return Err(RefuseReason::Cancelled);
+        }
+        if request.prompt_ids.is_empty() {
             return Err(RefuseReason::Invalid);
         }
-        if let Some(running) = self.by_request.get(&request.request_id).copied()
-            && !self.make_way_for_offer(running, request.attempt)
-        {
-            return Err(RefuseReason::Invalid);
+        if let Some(running) = self.by_request.get(&request.request_id).copied() {
+            self.make_way_for_offer(running, request.attempt)?;
         }
         let id = self.new_id();
         let adoption =
@@ -138,20 +139,21 @@ impl Core {
         false
     }
 
-    /// A second offer of a request that is here already. True when the older one was dropped to make way.
-    fn make_way_for_offer(&mut self, running: SequenceId, attempt: u32) -> bool {
+    /// A second offer of a request that is here already. Ok when the older one was dropped to make way.
+    fn make_way_for_offer(&mut self, running: SequenceId, attempt: u32) -> Result<(), RefuseReason> {
         let Some(sequence) = self.sequences.get(&running) else {
-            return true;
+            return Ok(());
         };
-        if attempt <= sequence.request.attempt {
-            return false;
-        }
-        match sequence.phase {
+        match (attempt.cmp(&sequence.request.attempt), &sequence.phase) {
+            (Ordering::Less, _) => Err(RefuseReason::Answered),
             // Its transfer is still under way and ends by itself: try another worker or come again.
-            Phase::AwaitingKv { .. } => false,
-            Phase::Local | Phase::Prefilling(_) | Phase::HandingOver(..) => {
+            (Ordering::Equal | Ordering::Greater, Phase::AwaitingKv { .. }) => Err(RefuseReason::Invalid),
+            (Ordering::Equal, Phase::Local | Phase::Prefilling(_) | Phase::HandingOver(..)) => {
+                Err(RefuseReason::Answered)
+            }
+            (Ordering::Greater, Phase::Local | Phase::Prefilling(_) | Phase::HandingOver(..)) => {
                 self.discard(running);
-                true
+                Ok(())
             }
         }
     }

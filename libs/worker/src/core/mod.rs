@@ -68,8 +68,8 @@ pub(crate) enum Command {
         ticket: u64,
         outcome: Outcome,
     },
-    /// No decode worker took it before its deadline.
-    NobodyTook { sequence: SequenceId },
+    /// No decode worker takes it.
+    NotTaken { sequence: SequenceId, why: NotTaken },
     /// Nobody waits for it any more.
     Cancel(Cancel),
     /// A frontend is gone, and with it everybody who waited behind it.
@@ -78,6 +78,17 @@ pub(crate) enum Command {
     Drain,
     /// Leave now: what still runs ends with an error.
     DrainExpired,
+}
+
+/// Why no decode worker takes a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotTaken {
+    /// None had room before its deadline.
+    TooLate,
+    /// One knows that the request is cancelled.
+    Cancelled,
+    /// One answers for the request already.
+    Answered,
 }
 
 /// Room kept for an offered sequence.
@@ -160,7 +171,7 @@ impl Core {
                 ticket,
                 outcome,
             } => self.hand_off_ended(sequence, ticket, outcome),
-            Command::NobodyTook { sequence } => self.nobody_took(sequence),
+            Command::NotTaken { sequence, why } => self.not_taken(sequence, why),
             Command::Cancel(cancel) => self.cancel(&cancel),
             Command::FrontendGone(frontend) => self.frontend_gone(&frontend),
             Command::Drain => self.draining = true,
