@@ -39,7 +39,7 @@ pub enum EngineError {
         problem: String,
     },
     /// The backend refused or failed.
-    #[error("engine step failed")]
+    #[error("the backend refused")]
     Kernel(#[from] KernelError),
 }
 

@@ -9,5 +9,5 @@ mod tasks;
 pub use clock::{Clock, SystemClock};
 pub use logging::{LogFormat, LoggingError, init_logging};
 pub use metrics::{Buckets, Counter, Gauge, Histogram, Labels, Metrics};
-pub use signals::stop_signal;
+pub use signals::StopSignals;
 pub use tasks::{Stage, StillRunning, Tasks};

@@ -1,8 +1,10 @@
 //! Log lines: readable on a terminal, JSON for collectors. Always on standard error, never buffered.
 
+use std::io::IsTerminal;
 use std::str::FromStr;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -47,12 +49,19 @@ pub enum LoggingError {
 /// # Errors
 /// When `level` is no filter, or logging runs already.
 pub fn init_logging(level: &str, format: LogFormat) -> Result<(), LoggingError> {
-    let filter = EnvFilter::try_new(level).map_err(|_| LoggingError::Level {
+    let refused = || LoggingError::Level {
         level: level.to_owned(),
-    })?;
+    };
+    // The filter takes a bare word that is no level for the name of a target, and then shows nothing else.
+    let is_level = |word: &str| word.contains(['=', '[']) || word.trim().parse::<LevelFilter>().is_ok();
+    if !level.split(',').all(is_level) {
+        return Err(refused());
+    }
+    let filter = EnvFilter::try_new(level).map_err(|_| refused())?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
     let started = match format {
         LogFormat::Text => lines.try_init(),
@@ -77,7 +86,12 @@ mod tests {
 
     #[test]
     fn a_level_that_is_no_filter_is_refused() {
-        let refused = init_logging("nonsense=nonsense=1", LogFormat::Text);
-        assert!(matches!(refused, Err(LoggingError::Level { .. })), "{refused:?}");
+        for level in ["nonsense=nonsense=1", "loud", "info,loud"] {
+            let refused = init_logging(level, LogFormat::Text);
+            assert!(
+                matches!(refused, Err(LoggingError::Level { .. })),
+                "{level}: {refused:?}"
+            );
+        }
     }
 }

@@ -6,6 +6,17 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use vlinders_service_kit::LogFormat;
 
+/// Sequences at once at most: each has its places in several queues.
+const SEQUENCES: u64 = 16_384;
+/// Tokens of a step at most: all their activations are held at once.
+const STEP_TOKENS: u64 = 1 << 20;
+/// A tebibyte.
+const KV_MEMORY_MIB: u64 = 1 << 20;
+const QUEUED_REQUESTS: u64 = 1_000_000;
+/// A day.
+const DEADLINE_S: u64 = 24 * 3600;
+const THREADS: u64 = 1024;
+
 /// Flags of `vlinders up`. Each has an environment variable of the same meaning.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct UpArgs {
@@ -118,27 +129,42 @@ impl UpArgs {
     /// One line that lists them.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         let mut faults = Vec::new();
-        let mut at_least_one = |name: &str, value: u64| {
-            if value == 0 {
-                faults.push(format!("{name}: must be at least 1"));
+        let numbers = [
+            ("--max-num-seqs", u64::from(self.max_num_seqs), SEQUENCES),
+            (
+                "--max-num-batched-tokens",
+                u64::from(self.max_num_batched_tokens),
+                STEP_TOKENS,
+            ),
+            (
+                "--prefill-chunk-tokens",
+                u64::from(self.prefill_chunk_tokens),
+                STEP_TOKENS,
+            ),
+            ("--kv-memory-mib", self.kv_memory_mib, KV_MEMORY_MIB),
+            ("--max-queued-requests", self.max_queued_requests, QUEUED_REQUESTS),
+            ("--request-deadline-s", self.request_deadline_s, DEADLINE_S),
+            (
+                "--max-model-len",
+                self.max_model_len.map_or(1, u64::from),
+                u64::from(u32::MAX),
+            ),
+            (
+                "--threads",
+                self.threads.map_or(1, |threads| threads as u64),
+                THREADS,
+            ),
+        ];
+        for (name, value, most) in numbers {
+            if !(1..=most).contains(&value) {
+                faults.push(format!("{name}: {value} is not from 1 to {most}"));
             }
-        };
-        at_least_one("--max-num-seqs", u64::from(self.max_num_seqs));
-        at_least_one("--max-num-batched-tokens", u64::from(self.max_num_batched_tokens));
-        at_least_one("--prefill-chunk-tokens", u64::from(self.prefill_chunk_tokens));
-        at_least_one("--kv-memory-mib", self.kv_memory_mib);
-        at_least_one("--max-queued-requests", self.max_queued_requests);
-        at_least_one("--request-deadline-s", self.request_deadline_s);
-        at_least_one("--max-model-len", self.max_model_len.map_or(1, u64::from));
-        at_least_one("--threads", self.threads.map_or(1, |threads| threads as u64));
+        }
         if self.max_num_batched_tokens < self.max_num_seqs {
             faults.push(format!(
                 "--max-num-batched-tokens: {} is less than --max-num-seqs ({}); every sequence needs room for a token",
                 self.max_num_batched_tokens, self.max_num_seqs
             ));
-        }
-        if self.threads.is_some_and(|threads| threads > 1024) {
-            faults.push("--threads: at most 1024".to_owned());
         }
         if let Some(model) = &self.model
             && !model.is_dir()

@@ -1,16 +1,19 @@
 //! What every answer gets: a request id, its time, its place in the metrics, and an answer even to a panic.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{CONNECTION, TRANSFER_ENCODING};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Version};
 use axum::middleware::Next;
 use axum::response::Response;
+use bytes::Bytes;
 use futures::FutureExt;
-use http_body_util::BodyExt;
+use hyper::body::{Frame, SizeHint};
 use tokio::time::Instant;
 use vlinders_openai_api::{ApiError, LIMITS};
 use vlinders_types::RequestId;
@@ -80,15 +83,34 @@ pub(crate) async fn wrap(State(app): State<Arc<App>>, mut request: Request, next
     if must_close {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    response.map(|body| timed(body, timer))
+    response.map(|body| Body::new(Timed { body, _timer: timer }))
 }
 
-/// Ends the timer when the last byte is sent or the client leaves.
-fn timed(body: Body, timer: Timer) -> Body {
-    Body::new(body.map_frame(move |frame| {
-        let _alive = &timer;
-        frame
-    }))
+/// A body with its timer, which ends when the last byte is sent or the client leaves. It knows its length, as the body
+/// inside does: a whole answer goes out with `content-length`.
+struct Timed {
+    body: Body,
+    _timer: Timer,
+}
+
+impl HttpBody for Timed {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 fn client_id(headers: &HeaderMap) -> Option<HeaderValue> {

@@ -206,3 +206,24 @@ async fn http_2_is_spoken_and_a_stream_reset_cancels_its_request() {
     drop(response.unwrap());
     assert_eq!(world.cancel().await.request_id, request.request_id);
 }
+
+#[tokio::test]
+async fn a_whole_answer_tells_its_length_and_a_stream_cannot() {
+    let world = World::new().await;
+    let refused = world.chat(&json!({"n": 0})).send().await.unwrap();
+    let length: usize = refused.headers()["content-length"]
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert_eq!(refused.bytes().await.unwrap().len(), length);
+    let asked = json!({"stream": true});
+    let worker = async {
+        let request = world.take().await;
+        world
+            .send(&request, vec![last(0, 1, "Hi", FinishReason::Stop)])
+            .await;
+    };
+    let (response, ()) = within(async { tokio::join!(world.chat(&asked).send(), worker) }).await;
+    assert!(!response.unwrap().headers().contains_key("content-length"));
+}

@@ -16,7 +16,7 @@ use vlinders_frontend::{
 };
 use vlinders_kv_transfer::{Endpoint, EndpointConfig, KvTransport, MemTransport};
 use vlinders_ledger::{Ledger, SqliteLedger};
-use vlinders_service_kit::{Clock, Metrics, SystemClock, Tasks, init_logging, stop_signal};
+use vlinders_service_kit::{Clock, Metrics, StopSignals, SystemClock, Tasks, init_logging};
 use vlinders_types::{Epoch, ModelName, WorkerId};
 use vlinders_usage::{UsageConfig, UsageParts};
 use vlinders_worker::{Role, WorkerConfig, WorkerParts};
@@ -26,6 +26,10 @@ use crate::settings::{UpArgs, data_dir};
 
 /// How long requests that run may go on after the first Ctrl-C.
 const DRAIN: Duration = Duration::from_secs(20);
+/// How long workers let cut-off requests go on.
+const CUT: Duration = Duration::from_millis(100);
+/// How long clients have to read their last event.
+const PARTING: Duration = Duration::from_secs(1);
 /// How long everything else may take to stop.
 const STOP: Duration = Duration::from_secs(10);
 /// How long the workers may take to report themselves.
@@ -60,11 +64,13 @@ async fn serve(args: UpArgs) -> anyhow::Result<()> {
         .await?;
     up.start_workers(&args, &model, engines).await?;
     until_served(&handle, &model.name).await;
+    // Before the greeting: whoever reads it may stop us at once.
+    let mut signals = StopSignals::watch().context("signals cannot be watched")?;
     greet(&handle, &model.name)?;
 
     let (failed, front_failed) = (up.tasks.failed(), up.front.failed());
     let signal = tokio::select! {
-        signal = stop_signal() => signal.context("signals cannot be watched")?,
+        signal = signals.next() => signal,
         () = failed.cancelled() => "a failed task",
         () = front_failed.cancelled() => "a failed task",
     };
@@ -74,17 +80,21 @@ async fn serve(args: UpArgs) -> anyhow::Result<()> {
     );
     // The workers go on until the last stream has its answer.
     tokio::select! {
-        drained = up.front.stop(DRAIN) => {
+        drained = up.front.stop(DRAIN + PARTING) => {
             if let Err(late) = drained {
                 tracing::warn!(%late, "requests are cut off");
             }
         }
-        _ = stop_signal() => tracing::warn!("requests are cut off"),
+        _ = signals.next() => tracing::warn!("requests are cut off"),
     }
     up.tasks
         .stop(STOP)
         .await
         .context("not everything stopped in time")?;
+    // Answers that were cut have ended by now; their clients shall read so.
+    if up.front.stop(PARTING).await.is_err() {
+        tracing::warn!("some clients were not told that their answers are cut");
+    }
     let any_failed = failed.is_cancelled() || front_failed.is_cancelled();
     anyhow::ensure!(!any_failed, "a task failed; the log has the reason");
     Ok(())
@@ -210,6 +220,8 @@ impl Up {
         config.max_running = args.max_num_seqs;
         config.prefill_chunk_tokens = args.prefill_chunk_tokens;
         config.enable_prefix_caching = args.enable_prefix_caching;
+        // Workers stop after the frontend: what still runs then was cut off.
+        config.drain_limit = CUT;
         let clock = Arc::clone(&self.clock);
         let clock = Arc::new(move || clock.now_ms());
         let secret = random_bytes::<40>().context("no random numbers to be had")?;
@@ -250,6 +262,7 @@ impl Up {
         };
         let config = FrontendConfig {
             request_deadline: Duration::from_secs(args.request_deadline_s),
+            drain: DRAIN,
             ..FrontendConfig::default()
         };
         let parts = FrontendParts {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use anyhow::Context;
 use vlinders_engine::{Engine, EngineFacts, StepCost};
 use vlinders_kernel_api::Urgency;
 use vlinders_text::ModelText;
@@ -63,13 +64,17 @@ impl Model {
     }
 
     fn engine(&self, args: &UpArgs, urgency: Urgency) -> anyhow::Result<Box<dyn Engine>> {
-        self.compute.engine(&EngineSizes {
+        let sizes = EngineSizes {
             kv_bytes: args.kv_memory_mib * 1024 * 1024,
             max_batch_tokens: args.max_num_batched_tokens,
             max_rows: args.max_num_seqs,
             max_context_tokens: args.max_model_len,
             urgency,
-        })
+        };
+        // The engine names its own options; whoever started us knows flags.
+        self.compute.engine(&sizes).context(
+            "--max-model-len, --max-num-seqs, --max-num-batched-tokens and --kv-memory-mib do not fit this model",
+        )
     }
 }
 

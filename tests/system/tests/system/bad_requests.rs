@@ -202,8 +202,8 @@ fn completions() -> Vec<(Value, Expected)> {
         (completion("prompt", Value::Null), bad("prompt")),
         (completion("prompt", json!(["a", "b"])), bad("prompt")),
         (completion("prompt", json!([999_999])), bad("prompt")),
-        (completion("prompt", json!([-1])), bad("prompt")),
-        (completion("prompt", json!([[1, 2, 2.5]])), bad("prompt")),
+        (completion("prompt", json!([-1])), bad("prompt[0]")),
+        (completion("prompt", json!([[1, 2, 2.5]])), bad("prompt[0][2]")),
         (completion("prompt", json!({"text": "x"})), bad("prompt")),
         (
             completion("prompt", json!(vec![100; 3000])),

@@ -49,20 +49,29 @@ impl Spoilt {
     }
 }
 
-/// `vlinders up` with these arguments fails with one line that has these words.
+/// `vlinders up` with these arguments fails with one line that has these words. Log lines may come before it.
 async fn refused(home: &Path, arguments: &[&str], words: &[&str]) -> Checked {
     let data = home.join("data");
     let data = data.to_str().context("scratch folders have plain names")?;
-    let usual = ["up", "--listen", "127.0.0.1:0", "--data-dir", data];
+    let mut usual = vec!["up", "--data-dir", data];
+    if !arguments.contains(&"--listen") {
+        usual.extend(["--listen", "127.0.0.1:0"]);
+    }
     let ended = run_to_end(home, &[&usual[..], arguments].concat()).await?;
     let told = format!("{arguments:?}: {:?}\n{}", ended.status, ended.errors);
     ensure!(ended.status.code().is_some_and(|code| code != 0), "{told}");
     ensure!(ended.output.is_empty(), "{told}\noutput: {}", ended.output);
-    ensure!(ended.errors.lines().count() == 1, "{told}");
-    ensure!(ended.errors.starts_with("vlinders: "), "{told}");
-    ensure!(ended.errors.len() < 600, "{told}");
+    let lines: Vec<&str> = ended
+        .errors
+        .lines()
+        .filter(|line| !line.contains(" INFO "))
+        .collect();
+    ensure!(
+        lines.len() == 1 && lines[0].starts_with("vlinders: ") && lines[0].len() < 600,
+        "{told}"
+    );
     for word in words {
-        ensure!(ended.errors.contains(word), "lacks {word:?}: {told}");
+        ensure!(lines[0].contains(word), "lacks {word:?}: {told}");
     }
     Ok(())
 }
@@ -70,11 +79,12 @@ async fn refused(home: &Path, arguments: &[&str], words: &[&str]) -> Checked {
 #[tokio::test]
 async fn a_setting_that_cannot_work_is_named() -> Checked {
     let home = tempfile::tempdir()?;
+    let mut faults = Vec::new();
     for (arguments, words) in [
         (&["--no-such-flag"] as &[&str], &["--no-such-flag"] as &[&str]),
         (&["--modle", "x"], &["--modle", "--model"]),
         (&["--max-num-seqs", "many"], &["--max-num-seqs", "many"]),
-        (&["--max-num-seqs", "0"], &["--max-num-seqs", "at least 1"]),
+        (&["--max-num-seqs", "0"], &["--max-num-seqs", "1"]),
         (&["--max-num-seqs", "-1"], &["-1"]),
         (&["--role", "neither"], &["--role", "split", "both"]),
         (
@@ -94,21 +104,15 @@ async fn a_setting_that_cannot_work_is_named() -> Checked {
             &["--threads", "0", "--kv-memory-mib", "0"],
             &["--threads", "--kv-memory-mib"],
         ),
-        (&["--kv-memory-mib", "99999999999"], &["kv-memory-mib"]),
-        (&["--max-model-len", "99999999"], &["max-model-len"]),
-        (
-            &[
-                "--max-num-seqs",
-                "4000000000",
-                "--max-num-batched-tokens",
-                "4000000000",
-            ],
-            &["max-num-"],
-        ),
+        (&["--kv-memory-mib", "99999999999"], &["--kv-memory-mib"]),
+        (&["--max-model-len", "99999999"], &["--max-model-len", "2048"]),
+        (&["--max-num-seqs", "4000000000"], &["--max-num-seqs"]),
         (&["stray"], &["stray"]),
     ] {
-        refused(home.path(), arguments, words).await?;
+        let ended = refused(home.path(), arguments, words).await;
+        faults.extend(ended.err().map(|fault| fault.to_string()));
     }
+    ensure!(faults.is_empty(), "\n{}", faults.join("\n"));
     Ok(())
 }
 

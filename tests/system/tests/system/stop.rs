@@ -11,9 +11,9 @@ use crate::{CHAT, Checked, ask, ask_for};
 /// A stream may be cut at once; the rest is writing usage and closing.
 const QUICK: Duration = Duration::from_secs(8);
 
-/// A server whose steps take 5 ms, so that answers last.
-async fn slow_server() -> anyhow::Result<Server> {
-    Server::start(&["--backend", "sim", "--sim-step-us", "5000"]).await
+/// A server whose steps take so many microseconds, so that answers last.
+async fn slow_server(step_us: &str) -> anyhow::Result<Server> {
+    Server::start(&["--backend", "sim", "--sim-step-us", step_us]).await
 }
 
 fn lasting(tokens: u32) -> Value {
@@ -56,7 +56,7 @@ async fn ctrl_c_ends_it_at_once_when_nothing_runs() -> Checked {
 
 #[tokio::test]
 async fn running_answers_are_finished_after_ctrl_c() -> Checked {
-    let server = slow_server().await?;
+    let server = slow_server("5000").await?;
     let streams = [
         stream_under_way(&server.client, 200).await?,
         stream_under_way(&server.client, 300).await?,
@@ -80,9 +80,9 @@ async fn running_answers_are_finished_after_ctrl_c() -> Checked {
 
 #[tokio::test]
 async fn a_second_ctrl_c_cuts_running_answers_and_they_are_billed() -> Checked {
-    let server = slow_server().await?;
-    // At 5 ms a token this would take more than a minute.
-    let stream = stream_under_way(&server.client, 15_000).await?;
+    let server = slow_server("20000").await?;
+    // At 20 ms a token this would take longer than it waits for running answers.
+    let stream = stream_under_way(&server.client, 2000).await?;
     server.interrupt()?;
     until_it_stops(&server).await?;
     let begun = Instant::now();
