@@ -10,11 +10,10 @@ use std::arch::x86_64::{
     _mm512_unpacklo_epi64,
 };
 
-use crate::attention::{
-    Attention, QueryRun, ROWS_AT_ONCE, Running, Scores, Scratch, Seen, Steps, TILE, TILE_BLOCKS, attend_with,
-};
+use crate::attention::{Attention, QueryRun, ROWS_AT_ONCE, Scores, Scratch, Steps, attend_with};
 use crate::avx512::{load, load_numbers, pairs, store};
 use crate::math::{self, Fused, LANES, bf16_pair};
+use crate::softmax::{Running, Seen, TILE, TILE_BLOCKS};
 
 /// See [`crate::attention::attend`], whose checks it relies on.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512bf16")]
@@ -237,7 +236,7 @@ fn accumulate(
     }
 }
 
-/// As `attention::softmax_step`.
+/// As `softmax::softmax_step`.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vl,avx512bf16")]
 fn softmax_step(scores: &mut [f32; TILE], running: &mut Running, scale: f32, seen: Seen) -> f32 {
     // Not empty, so both shifts are less than 64.

@@ -4,11 +4,10 @@ use std::marker::PhantomData;
 
 use vlinders_kernel_api::Dtype;
 
-use crate::attention::{
-    Attention, QueryRun, ROWS_AT_ONCE, Running, Scores, Scratch, Seen, Steps, TILE, attend_with, softmax_step,
-};
+use crate::attention::{Attention, QueryRun, ROWS_AT_ONCE, Scores, Scratch, Steps, attend_with};
 use crate::isa::for_each_isa;
 use crate::math::{Arithmetic, LANES, widen_bf16};
+use crate::softmax::{Running, Seen, TILE, softmax_step};
 
 /// Elements of the context that are summed at once.
 const CHUNK: usize = 32;

@@ -37,6 +37,7 @@ mod pool;
 pub mod probe;
 mod region;
 mod shared;
+mod softmax;
 mod step;
 #[cfg(test)]
 mod testing;

@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed step fails its test")]
 
-mod common;
+mod random_model;
 
-use common::{Model, Row, Shape, batch};
+use random_model::{Model, Row, Shape, batch};
 use vlinders_kernel_api::{Backend, Dtype, Executor, KernelError, Urgency};
 use vlinders_kernel_cpu::{CpuBackend, CpuOptions, IsaLevel};
 use vlinders_kernel_reference::{ReferenceBackend, ops::relative_l2};
