@@ -32,7 +32,7 @@ pub struct Answer {
 /// A streamed answer under way. Dropped, it is a client that left.
 pub struct EventStream {
     response: Response,
-    buffer: String,
+    buffer: Vec<u8>,
     /// What it has told so far.
     pub reply: Reply,
 }
@@ -124,7 +124,7 @@ impl Client {
         }
         Ok(EventStream {
             response,
-            buffer: String::new(),
+            buffer: Vec::new(),
             reply: Reply::default(),
         })
     }
@@ -145,8 +145,9 @@ impl EventStream {
     /// When the stream breaks off or holds something else than events.
     pub async fn advance(&mut self) -> anyhow::Result<bool> {
         loop {
-            if let Some(end) = self.buffer.find("\n\n") {
-                let event: String = self.buffer.drain(..end + 2).collect();
+            if let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
+                let event: Vec<u8> = self.buffer.drain(..end + 2).collect();
+                let event = String::from_utf8(event).context("an event is not UTF-8")?;
                 // Comments keep the connection alive and tell nothing.
                 if event.starts_with(':') {
                     continue;
@@ -157,12 +158,10 @@ impl EventStream {
                 return Ok(true);
             }
             let Some(piece) = self.response.chunk().await? else {
-                ensure!(self.buffer.is_empty(), "half an event: {:?}", self.buffer);
+                ensure!(self.buffer.is_empty(), "the stream ends in half an event");
                 return Ok(false);
             };
-            // Events are cut at line ends here, and an event is written in one piece: no character is split.
-            self.buffer
-                .push_str(std::str::from_utf8(&piece).context("an event is not UTF-8")?);
+            self.buffer.extend_from_slice(&piece);
         }
     }
 

@@ -265,3 +265,20 @@ async fn two_hundred_clients_of_a_simulated_engine() -> Checked {
 async fn two_hundred_clients_on_thirty_two_blocks() -> Checked {
     two_hundred_clients(4, &["--kv-memory-mib", "1"]).await
 }
+
+#[tokio::test]
+#[ignore = "for hunting: sixteen crowds take minutes"]
+async fn many_crowds() -> Checked {
+    let arrangements: [&[&str]; 4] = [
+        &[],
+        &["--role", "both"],
+        &["--backend", "sim", "--sim-step-us", "1000"],
+        &["--kv-memory-mib", "1", "--max-num-seqs", "16"],
+    ];
+    for seed in 100..116 {
+        let arguments = arrangements[usize::try_from(seed % 4)?];
+        let crowd = two_hundred_clients(seed, arguments).await;
+        crowd.with_context(|| format!("seed {seed} {arguments:?}"))?;
+    }
+    Ok(())
+}
