@@ -17,6 +17,10 @@ pub fn config(worker: WorkerId, epoch: Epoch, model: ModelName) -> WorkerConfig 
 /// # Panics
 /// When `config` is for another role.
 pub async fn start(config: WorkerConfig, parts: WorkerParts) -> Result<(), WorkerError> {
-    assert_eq!(config.role, Role::Decode, "the decode service starts decode workers");
+    assert_eq!(
+        config.role,
+        Role::Decode,
+        "the decode service starts decode workers"
+    );
     vlinders_worker::start(config, parts).await
 }
