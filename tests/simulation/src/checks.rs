@@ -119,14 +119,16 @@ pub(crate) async fn check(
 /// What a worker said may arrive so long after it went down: delays of messages in order add up.
 const MOST_DELAY: Duration = Duration::from_secs(4);
 
-/// Whether the worker that answered went down afterwards: then a bill that the bus had not taken yet is lost with it,
-/// as long as workers have no spool.
+/// Whether every worker that told an end went down: a bill that the bus had not taken yet is lost with its worker, as
+/// long as workers have no spool.
 fn is_bill_lost(client: &Client, crashes: &[(WorkerId, Instant)]) -> bool {
-    client.ended_by.as_ref().is_some_and(|(by, at)| {
+    let went_down = |(by, at): &(WorkerId, Instant)| {
+        let after = |crashed: &Instant| *crashed + MOST_DELAY >= *at;
         crashes
             .iter()
-            .any(|(worker, crashed)| worker == by && *crashed + MOST_DELAY >= *at)
-    })
+            .any(|(worker, crashed)| worker == by && after(crashed))
+    };
+    !client.ended_by.is_empty() && client.ended_by.iter().all(went_down)
 }
 
 fn check_client(

@@ -47,8 +47,8 @@ pub(crate) struct Client {
     pub(crate) state: State,
     /// Ends that arrived, of all attempts.
     pub(crate) terminals: u32,
-    /// Who told the end.
-    pub(crate) ended_by: Option<(WorkerId, Instant)>,
+    /// Who told an end of whatever attempt, and when it arrived.
+    pub(crate) ended_by: Vec<(WorkerId, Instant)>,
 }
 
 impl Client {
@@ -64,7 +64,7 @@ impl Client {
             cancel_at,
             state: State::Sending,
             terminals: 0,
-            ended_by: None,
+            ended_by: Vec::new(),
         }
     }
 
@@ -150,6 +150,5 @@ impl Client {
         self.heard_at = Instant::now();
         self.was_heard = false;
         self.state = State::Sending;
-        self.ended_by = None;
     }
 }

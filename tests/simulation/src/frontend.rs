@@ -92,6 +92,9 @@ impl Frontend {
             let (handle, what) = (chunk.handle, describe(&chunk));
             let client = served.clients.get_mut(&handle);
             let client = client.ok_or_else(|| format!("a chunk of {handle}, which does not exist"))?;
+            if chunk.finish.is_some() {
+                client.ended_by.push((batch.worker.clone(), Instant::now()));
+            }
             let pushed = client.push(chunk);
             self.trace.note(format_args!(
                 "{} {handle} from {}: {what}: {pushed:?}",
@@ -99,9 +102,6 @@ impl Frontend {
             ));
             let pushed =
                 pushed.map_err(|wrong| format!("request {handle} from {}: {wrong}", batch.worker))?;
-            if client.is_over() && client.ended_by.is_none() {
-                client.ended_by = Some((batch.worker.clone(), Instant::now()));
-            }
             let cancelled_for_us = |state: &State| matches!(state, State::Ended(finish) if finish.reason == FinishReason::Cancelled);
             if pushed == Pushed::News && cancelled_for_us(&client.state) && !client.is_cancelled() {
                 // A worker believed this frontend to be gone. Its client is still there.

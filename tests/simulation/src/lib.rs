@@ -2,7 +2,7 @@
 //! over a bus, wires, a ledger and clocks that misbehave by a seed. One thread, paused time.
 //!
 //! - `scenario`: what a seed does to the world
-//! - `world`, `workers`, `network`, `clock`, `ledger`: the world
+//! - `world`, `workers`, `settling`, `network`, `clock`, `ledger`: the world
 //! - `frontend`, `client`, `requests`: who asks, and what they see
 //! - `run`, `checks`: one run and its verdict
 
@@ -16,6 +16,7 @@ mod random;
 mod requests;
 mod run;
 mod scenario;
+mod settling;
 mod trace;
 mod workers;
 mod world;

@@ -197,6 +197,10 @@ async fn act(world: &mut World, action: Action) -> Result<Option<(Duration, Acti
             world.partition(worker, bus, wires);
             Some((length, Action::Mend(worker)))
         }
+        Action::Mishap(Mishap::Leave { worker, down }) => {
+            world.leave(worker).await?;
+            Some((down, Action::StartWorker(worker)))
+        }
         Action::Mishap(Mishap::UsageCrash { turns, down }) => {
             take_turns(turns).await;
             world.kill_usage().await?;

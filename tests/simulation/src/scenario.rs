@@ -51,6 +51,8 @@ pub(crate) enum Mishap {
         turns: u64,
         down: Duration,
     },
+    /// A worker is asked to leave while it works, and comes back later.
+    Leave { worker: usize, down: Duration },
     /// A worker is cut off from the bus, from its peers, or from both.
     Partition {
         worker: usize,
@@ -194,7 +196,7 @@ impl Scenario {
 
     fn mishap(&self, random: &mut Random) -> Mishap {
         let worker = random.index(self.shapes.len());
-        match random.below(6) {
+        match random.below(7) {
             0..=2 => Mishap::Crash {
                 worker,
                 how: random.pick(&[Crash::Killed, Crash::PoweredOff]),
@@ -210,6 +212,10 @@ impl Scenario {
                     length: random.millis(100, 9_000),
                 }
             }
+            5 => Mishap::Leave {
+                worker,
+                down: random.millis(0, 2_000),
+            },
             _ => Mishap::UsageCrash {
                 turns: random.below(20),
                 down: random.millis(0, 2_000),

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use vlinders_bus::faults::{FaultPlan, Faults, FaultyBus};
 use vlinders_bus::{Bus, InProcessBus, InProcessLimits, StreamName, StreamRules, Subject};
 use vlinders_kv_transfer::Endpoint;
@@ -20,7 +20,13 @@ use crate::ledger::SimLedger;
 use crate::network::Network;
 use crate::random::Random;
 use crate::scenario::{Crash, Scenario};
+use crate::settling::end;
 use crate::trace::Trace;
+
+/// A worker that is asked to leave has so long, of which its sequences have [`DRAIN_LIMIT`].
+const LEAVE_WITHIN: Duration = Duration::from_secs(6);
+/// After this, what a leaving worker still runs ends with an error.
+pub(crate) const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 
 /// One life of a worker, or of the usage service.
 pub(crate) struct Life {
@@ -47,10 +53,12 @@ pub(crate) struct World {
     pub(crate) lives: u64,
     /// Which workers went down, and when.
     pub(crate) crashes: Vec<(WorkerId, Instant)>,
-    bus: Arc<dyn Bus>,
-    usage: Option<Life>,
+    pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) usage: Option<Life>,
+    /// The last beacon of each worker.
+    pub(crate) beacons: Arc<Mutex<BTreeMap<WorkerId, Beacon>>>,
+    /// The frontends' ways to the bus.
     others: Vec<Arc<FaultyBus>>,
-    beacons: Arc<Mutex<BTreeMap<WorkerId, Beacon>>>,
 }
 
 impl World {
@@ -191,6 +199,25 @@ impl World {
         end(life).await
     }
 
+    /// Asks a worker to leave and waits until it has; one that cannot, since it is cut off, is killed.
+    pub(crate) async fn leave(&mut self, worker: usize) -> Result<(), String> {
+        let Some(life) = self.workers[worker].take() else {
+            return Ok(());
+        };
+        let id = self.worker_id(worker);
+        self.trace.note(format_args!("{id} is asked to leave"));
+        let stopped = life.tasks.stop(LEAVE_WITHIN).await;
+        self.trace.note(format_args!("{id} has left: {stopped:?}"));
+        if stopped.is_ok()
+            && let Some(endpoint) = &life.endpoint
+            && endpoint.open_hand_offs() != Default::default()
+        {
+            return Err(format!("{id} left {:?} behind", endpoint.open_hand_offs()));
+        }
+        self.workers[worker] = Some(life);
+        self.crash(worker, Crash::Killed).await
+    }
+
     pub(crate) fn partition(&self, worker: usize, bus: bool, wires: bool) {
         let Some(life) = &self.workers[worker] else { return };
         self.trace.note(format_args!(
@@ -237,92 +264,8 @@ impl World {
         }
         Ok(())
     }
-
-    /// Waits until nothing is left of any request, then stops everybody in good order.
-    pub(crate) async fn settle(mut self, limit: Duration) -> Result<(), String> {
-        let deadline = Instant::now() + limit;
-        // Beacons tell about the past.
-        sleep(Duration::from_secs(1)).await;
-        loop {
-            let left = self.left().await?;
-            if left.is_empty() {
-                break;
-            }
-            if Instant::now() >= deadline {
-                return Err(format!(
-                    "left {limit:?} after the last request: {}",
-                    left.join(", ")
-                ));
-            }
-            sleep(Duration::from_millis(250)).await;
-        }
-        for life in self.workers.iter_mut().filter_map(Option::take) {
-            stop(life).await?;
-        }
-        self.usage
-            .take()
-            .map(stop)
-            .ok_or("usage is there once all is healed")?
-            .await
-    }
-
-    /// What is not idle.
-    async fn left(&self) -> Result<Vec<String>, String> {
-        let mut left = Vec::new();
-        for stream in [StreamName::Requests, StreamName::Usage] {
-            let pending = self.bus.pending(stream).await.map_err(text_of)?;
-            if pending > 0 {
-                left.push(format!("{pending} pending in {}", stream.name()));
-            }
-        }
-        for (worker, life) in self.workers.iter().enumerate() {
-            let id = self.worker_id(worker);
-            let life = life.as_ref().ok_or_else(|| format!("{id} is down"))?;
-            if life.tasks.failed().is_cancelled() {
-                return Err(format!("a task of {id} panicked"));
-            }
-            let open = life.endpoint.as_ref().map(|endpoint| endpoint.open_hand_offs());
-            if open.is_some_and(|open| open != Default::default()) {
-                left.push(format!("{id} has {open:?}"));
-            }
-            let running = life.tasks.running();
-            for task in ["pull", "hand-over"].iter().filter(|task| running.contains(task)) {
-                left.push(format!("{id} runs a {task}"));
-            }
-            let beacons = self.beacons.lock().unwrap_or_else(PoisonError::into_inner);
-            match beacons.get(&id) {
-                Some(beacon) if beacon.running == 0 && beacon.free_blocks == beacon.total_blocks => {}
-                beacon => left.push(format!("{id} says {beacon:?}")),
-            }
-        }
-        Ok(left)
-    }
 }
 
 pub(crate) fn text_of(error: impl std::fmt::Display) -> String {
     error.to_string()
-}
-
-/// Ends a life suddenly; its panics before that are not forgotten.
-async fn end(life: Life) -> Result<(), String> {
-    life.tasks.kill();
-    let Life {
-        tasks, endpoint, bus, ..
-    } = life;
-    drop((endpoint, bus));
-    while !tasks.running().is_empty() {
-        tokio::task::yield_now().await;
-    }
-    if tasks.failed().is_cancelled() {
-        return Err("a task had panicked before it was killed".to_owned());
-    }
-    Ok(())
-}
-
-async fn stop(life: Life) -> Result<(), String> {
-    life.tasks.stop(Duration::from_secs(60)).await.map_err(text_of)?;
-    if life.tasks.failed().is_cancelled() {
-        return Err("a task panicked".to_owned());
-    }
-    Ok(())
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 use vlinders_simulation::run;
 
 /// Every bug is found within so many seeds.
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 1_500;
 
 /// Runs this test binary again, with one bug, up to the first failing seed.
 fn assert_bites(tooth: &str) {
