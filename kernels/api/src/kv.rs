@@ -61,4 +61,15 @@ pub trait KvMemory: Send + Sync {
     /// # Panics
     /// When `block` is not in the pool or `bytes` is not exactly one block.
     fn write_block(&self, block: BlockId, bytes: &[u8]);
+
+    /// Lets `fill` overwrite `block` where it lies, so that bytes from elsewhere are not copied twice. What `fill`
+    /// finds in the block is unspecified. The rule above makes the caller the block's only user meanwhile.
+    ///
+    /// # Panics
+    /// When `block` is not in the pool.
+    fn fill_block(&self, block: BlockId, fill: &mut dyn FnMut(&mut [u8])) {
+        let mut bytes = vec![0; self.block_bytes()];
+        fill(&mut bytes);
+        self.write_block(block, &bytes);
+    }
 }

@@ -115,6 +115,14 @@ impl KvMemory for CpuKvMemory {
         // so `bytes`, which is borrowed, lies elsewhere.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), start, bytes.len()) };
     }
+
+    fn fill_block(&self, block: BlockId, fill: &mut dyn FnMut(&mut [u8])) {
+        let bytes = self.layout.block_bytes();
+        let start = self.at(block, 0, bytes);
+        // SAFETY: `at` checked that the block lies in the region, which is initialised; the trait's rule makes the
+        // caller its only user while `fill` runs.
+        fill(unsafe { std::slice::from_raw_parts_mut(start, bytes) });
+    }
 }
 
 #[cfg(test)]
@@ -166,6 +174,26 @@ mod tests {
         assert!(keys[5 * 32..6 * 32].iter().all(|byte| *byte == 1));
         assert!(values[5 * 32..6 * 32].iter().all(|byte| *byte == 2));
         assert_eq!(keys.iter().chain(values).filter(|byte| **byte != 0).count(), 64);
+    }
+
+    #[test]
+    fn a_block_is_filled_where_it_lies() {
+        let layout = KvLayout {
+            layers: 1,
+            kv_heads: 1,
+            head_dim: 8,
+            dtype: Dtype::F32,
+        };
+        let memory = CpuKvMemory::new(layout, 3).unwrap();
+        memory.fill_block(BlockId(1), &mut |bytes| {
+            assert_eq!(bytes.len(), layout.block_bytes());
+            bytes.fill(9);
+        });
+        for (block, expected) in [(0, 0), (1, 9), (2, 0)] {
+            memory.with_block(BlockId(block), &mut |bytes| {
+                assert!(bytes.iter().all(|byte| *byte == expected));
+            });
+        }
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub struct TransferCounts {
     pub pulls: BTreeMap<&'static str, u64>,
     /// From the call to the result, summed over [`pulls`](Self::pulls).
     pub pull_time: Duration,
+    /// Of that, the time in which block bytes were on their way.
+    pub read_time: Duration,
     /// Bytes of blocks that arrived here and were verified.
     pub pulled_bytes: u64,
 }

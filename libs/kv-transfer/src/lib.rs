@@ -12,6 +12,7 @@
 
 mod codec;
 mod config;
+mod control;
 mod counts;
 mod destination_phase;
 mod endpoint;
@@ -26,6 +27,7 @@ mod quarantine;
 mod session;
 mod source;
 mod source_phase;
+mod tcp;
 mod teeth;
 mod ticket;
 mod transport;
@@ -52,6 +54,7 @@ pub use pull::PullOrder;
 pub use session::{ReadPass, Session};
 pub use source::{Outcome, Source};
 pub use source_phase::{Filled, IllegalSourceStep, SourceEnd, SourceEvent, SourcePhase};
+pub use tcp::{TcpOptions, TcpTransport};
 pub use transport::{BlockRead, DestinationMemory, Door, KvTransport, Link, LinkClosed, Listener, WritePass};
 
 /// Version of the protocol. Peers of different versions refuse one another.

@@ -133,12 +133,14 @@ impl<'a> Puller<'a> {
                 destination: *destination,
             })
             .collect();
-        match timeout(
+        let began_at = Instant::now();
+        let read = timeout(
             self.core.config.lease,
             self.link.read_blocks(&reads, &self.memory),
-        )
-        .await
-        {
+        );
+        let read = read.await;
+        self.core.count(|counts| counts.read_time += began_at.elapsed());
+        match read {
             Ok(Ok(())) => self.step(Event::BlocksRead)?,
             Ok(Err(_)) => return Err(self.why_closed().await),
             Err(_) => return Err(PullErrorKind::Stalled),

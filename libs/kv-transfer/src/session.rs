@@ -9,7 +9,7 @@ use vlinders_types::BlockId;
 
 use crate::endpoint::Core;
 use crate::hand_off::HandOff;
-use crate::{Frame, LinkClosed, Pass, Refusal};
+use crate::{Frame, LinkClosed, Pass, Refusal, SourceEnd};
 
 /// One connected destination. Synchronous and quick: it only takes note, the hand-off's driver does the work.
 /// Dropping it tells the hand-off that the link is gone.
@@ -110,6 +110,15 @@ impl Session {
                 })
             }
             Stage::Greeting(_) | Stage::Attaching(_) | Stage::Over => Err(LinkClosed),
+        }
+    }
+
+    /// The destination has released the blocks: it reads none any more.
+    #[must_use]
+    pub fn is_released(&self) -> bool {
+        match &self.stage {
+            Stage::Attached(hand_off) => matches!(hand_off.phase().end(), Some(SourceEnd::Released(_))),
+            Stage::Greeting(_) | Stage::Attaching(_) | Stage::Over => false,
         }
     }
 

@@ -129,6 +129,12 @@ impl DestinationMemory {
         Self { memory, gate }
     }
 
+    /// Bytes of one block.
+    #[must_use]
+    pub fn block_bytes(&self) -> usize {
+        self.memory.block_bytes()
+    }
+
     /// The right to write; to be held by whoever writes, until the last byte is written.
     ///
     /// # Errors
@@ -156,5 +162,10 @@ impl WritePass {
     /// When `bytes` is not exactly one block.
     pub fn write(&self, block: BlockId, bytes: &[u8]) {
         self.memory.write_block(block, bytes);
+    }
+
+    /// Lets `fill` overwrite a block where it lies; it finds any bytes in it.
+    pub fn fill(&self, block: BlockId, fill: &mut dyn FnMut(&mut [u8])) {
+        self.memory.fill_block(block, fill);
     }
 }

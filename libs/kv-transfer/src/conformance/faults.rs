@@ -45,6 +45,14 @@ impl KvMemory for PoolMemory {
             .expect("nothing panics while it is held")
             .copy_from_slice(bytes);
     }
+
+    fn fill_block(&self, block: BlockId, fill: &mut dyn FnMut(&mut [u8])) {
+        fill(
+            &mut self.blocks[block.0 as usize]
+                .lock()
+                .expect("nothing panics while it is held"),
+        );
+    }
 }
 
 /// Flips one bit of whatever is written to one block.

@@ -1,5 +1,7 @@
 //! Sides that fall silent, or are never done.
 
+use std::time::Duration;
+
 use tokio::time::{Instant, sleep, timeout};
 
 use super::TransportFixture;
@@ -53,8 +55,8 @@ pub async fn a_slow_source_is_waited_for(fixture: &dyn TransportFixture) {
 /// But not for ever: an engine that hangs while its endpoint lives holds nobody's blocks beyond the limit.
 pub async fn a_source_that_never_gets_ready_hits_the_limit(fixture: &dyn TransportFixture) {
     let world = World::new(fixture);
-    let source = world.open(2);
     let began_at = Instant::now();
+    let source = world.open(2);
     let pull = world.destination.pull(world.order(&source, &scattered(50, 2)));
     let (outcome, pulled) = tokio::join!(source.outcome(), pull);
     let (kind, took) = (kind_of(pulled), began_at.elapsed());
@@ -83,14 +85,15 @@ pub async fn a_silent_destination_expires(fixture: &dyn TransportFixture) {
     let began_at = Instant::now();
     // Signs of life keep it: three times two thirds of a lease.
     let number = source.ticket().number;
+    let mut alive = Duration::ZERO;
     for _ in 0..3 {
         assert!(
             timeout(world.lease * 2 / 3, source.outcome()).await.is_err(),
             "it is kept alive"
         );
+        alive = began_at.elapsed();
         raw.send(Frame::Heartbeat { number });
     }
-    let alive = began_at.elapsed();
     assert!(matches!(source.phase(), SourcePhase::Sending(_)));
     assert_eq!(source.outcome().await, Outcome::Expired);
     assert!(
@@ -107,8 +110,8 @@ pub async fn a_silent_destination_expires(fixture: &dyn TransportFixture) {
 /// A ticket nobody redeems does not hold blocks for ever.
 pub async fn an_offer_nobody_takes_expires(fixture: &dyn TransportFixture) {
     let world = World::new(fixture);
-    let source = world.open(3);
     let began_at = Instant::now();
+    let source = world.open(3);
     assert_eq!(source.outcome().await, Outcome::Expired);
     assert!(began_at.elapsed() >= world.lease);
     assert_eq!(
@@ -124,10 +127,11 @@ pub async fn an_offer_nobody_takes_expires(fixture: &dyn TransportFixture) {
 pub async fn a_destination_that_never_finishes_hits_the_limit(fixture: &dyn TransportFixture) {
     let world = World::new(fixture);
     let blocks = world.filled_blocks(1, 3);
+    let began_at = Instant::now();
     let source = world.open(3);
     source.ready(0, &blocks, last()).expect("in order");
     let mut raw = RawDestination::attached(fixture, &world, &source, 3).await;
-    let (began_at, number) = (Instant::now(), source.ticket().number);
+    let number = source.ticket().number;
     let linger = async {
         while raw.link.send(Frame::Heartbeat { number }).is_ok() {
             sleep(world.lease / 6).await;
