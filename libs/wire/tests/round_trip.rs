@@ -131,7 +131,15 @@ prop_compose! {
 
 fn offer_reply() -> impl Strategy<Value = OfferReply> {
     use RefuseReason as R;
-    let reasons = vec![R::NoBlocks, R::Full, R::Draining, R::LayoutMismatch, R::Cancelled, R::Answered, R::Invalid];
+    let reasons = vec![
+        R::NoBlocks,
+        R::Full,
+        R::Draining,
+        R::LayoutMismatch,
+        R::Cancelled,
+        R::Answered,
+        R::Invalid,
+    ];
     prop_oneof![
         (any::<u64>(), 0_u32..=1 << 17).prop_map(|(epoch, first_needed_block)| OfferReply::Accepted {
             epoch: Epoch(epoch),

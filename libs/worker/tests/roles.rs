@@ -10,7 +10,7 @@ use vlinders_types::{FaultKind, FinishReason, Request};
 use vlinders_worker::Role;
 use world::{END, Received, Shape, World};
 
-const REQUESTS: u64 = 60;
+const REQUESTS: u32 = 60;
 
 async fn run(shapes: &[Shape]) -> BTreeMap<u64, Received> {
     run_counted(shapes).await.0
@@ -20,14 +20,14 @@ async fn run(shapes: &[Shape]) -> BTreeMap<u64, Received> {
 async fn run_counted(shapes: &[Shape]) -> (BTreeMap<u64, Received>, Metrics) {
     let mut world = World::new(shapes).await;
     for number in 0..REQUESTS {
-        let request = world.request(number);
+        let request = world.request(u64::from(number));
         world.send(&request).await;
     }
     let received = world.collect(REQUESTS as usize).await;
     let mut usage = world.usage(REQUESTS as usize).await;
     usage.sort_by_key(|event| event.request_id.0 & 0xFFFF);
     for (event, (handle, received)) in usage.iter().zip(&received) {
-        let finish = received.finish.as_ref().unwrap();
+        let finish = received.finish.as_ref().expect("every collected stream has ended");
         assert_eq!(event.counts, finish.counts, "request {handle}");
         assert_eq!(
             event.counts.completion as usize,
