@@ -27,7 +27,10 @@ async fn run_counted(shapes: &[Shape]) -> (BTreeMap<u64, Received>, Metrics) {
     let mut usage = world.usage(REQUESTS as usize).await;
     usage.sort_by_key(|event| event.request_id.0 & 0xFFFF);
     for (event, (handle, received)) in usage.iter().zip(&received) {
-        let finish = received.finish.as_ref().expect("every collected stream has ended");
+        let finish = received
+            .finish
+            .as_ref()
+            .expect("every collected stream has ended");
         assert_eq!(event.counts, finish.counts, "request {handle}");
         assert_eq!(
             event.counts.completion as usize,
