@@ -15,6 +15,24 @@ pub enum LedgerError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The ledger refuses these events for what they are. It would refuse them again; others it takes.
+    #[error("ledger: {what}")]
+    Refused {
+        /// What was tried.
+        what: &'static str,
+        /// Why it is refused.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The ledger cannot be used as it is set up: an address, a password or a right has to be changed first.
+    #[error("ledger: {what}")]
+    Unusable {
+        /// What was tried.
+        what: &'static str,
+        /// What has to be changed.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The database holds something this version did not write.
     #[error("ledger: {what} `{found}` is not known to this version")]
     Foreign {
@@ -34,8 +52,14 @@ impl LedgerError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Database { .. } => true,
-            Self::Foreign { .. } | Self::Closed => false,
+            Self::Refused { .. } | Self::Unusable { .. } | Self::Foreign { .. } | Self::Closed => false,
         }
+    }
+
+    /// Whether the events themselves are at fault, so that others may still be recorded.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused { .. })
     }
 }
 

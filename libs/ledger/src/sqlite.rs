@@ -6,12 +6,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rusqlite::{Connection, Row, ToSql, params, params_from_iter};
+use rusqlite::types::ToSqlOutput;
+use rusqlite::{Connection, ErrorCode, Row, ToSql, params, params_from_iter};
 use tokio::sync::{mpsc, oneshot};
-use vlinders_types::{
-    FinishReason, KeyId, ModelName, RequestId, TenantId, TokenCounts, UsageEvent, WorkerId,
-};
+use vlinders_types::{ModelName, TenantId, UsageEvent};
 
+use crate::rows::{COLUMNS, StoredRow, as_sql};
+use crate::selection::{Selection, Value};
 use crate::{Ledger, LedgerError, Recorded, UsageQuery, UsageTotal};
 
 /// Calls that wait for the connection.
@@ -40,9 +41,6 @@ const MIGRATIONS: &[&str] = &["
     CREATE INDEX usage_by_time ON usage (finished_ms);
     CREATE INDEX usage_by_tenant ON usage (tenant, finished_ms);
 "];
-
-const COLUMNS: &str = "request_id, attempt, tenant, key, model, writer, prompt_tokens, cached_tokens, \
-                       completion_tokens, finish, stream, created_ms, first_token_ms, finished_ms";
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
@@ -90,10 +88,8 @@ impl SqliteLedger {
 impl Ledger for SqliteLedger {
     async fn record(&self, events: &[UsageEvent]) -> Result<Recorded, LedgerError> {
         let events = events.to_vec();
-        self.run(move |connection| {
-            record(connection, &events).map_err(|error| failed("usage cannot be recorded", error))
-        })
-        .await
+        self.run(move |connection| record(connection, &events).map_err(not_recorded))
+            .await
     }
 
     async fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageEvent>, LedgerError> {
@@ -118,6 +114,19 @@ fn failed(what: &'static str, source: impl Into<Box<dyn std::error::Error + Send
     LedgerError::Database {
         what,
         source: source.into(),
+    }
+}
+
+fn not_recorded(error: rusqlite::Error) -> LedgerError {
+    use ErrorCode::{ConstraintViolation, TooBig, TypeMismatch};
+    let what = "usage cannot be recorded";
+    match error.sqlite_error_code() {
+        Some(ConstraintViolation | TooBig | TypeMismatch) => LedgerError::Refused {
+            what,
+            source: error.into(),
+        },
+        // Everything else may pass: a full disk, another writer, a file that is away.
+        Some(_) | None => failed(what, error),
     }
 }
 
@@ -186,138 +195,42 @@ fn record(connection: &mut Connection, events: &[UsageEvent]) -> rusqlite::Resul
     Ok(recorded)
 }
 
-/// SQLite's integers are signed; times beyond them do not occur.
-fn as_sql(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
-}
-
-/// The condition of a query and its values.
-fn condition(query: &UsageQuery) -> (String, Vec<Box<dyn ToSql>>) {
-    let mut parts = Vec::new();
-    let mut values: Vec<Box<dyn ToSql>> = Vec::new();
-    let mut add = |part: &str, value: Option<Box<dyn ToSql>>| {
-        if let Some(value) = value {
-            parts.push(part.to_owned());
-            values.push(value);
+impl ToSql for Value {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        match self {
+            Self::Text(text) => text.to_sql(),
+            Self::Number(number) => number.to_sql(),
         }
-    };
-    add(
-        "tenant = ?",
-        query
-            .tenant
-            .as_ref()
-            .map(|tenant| Box::new(tenant.as_str().to_owned()) as Box<dyn ToSql>),
-    );
-    add(
-        "model = ?",
-        query
-            .model
-            .as_ref()
-            .map(|model| Box::new(model.as_str().to_owned()) as Box<dyn ToSql>),
-    );
-    add(
-        "finished_ms >= ?",
-        query.from_ms.map(|from| Box::new(as_sql(from)) as Box<dyn ToSql>),
-    );
-    add(
-        "finished_ms < ?",
-        query
-            .until_ms
-            .map(|until| Box::new(as_sql(until)) as Box<dyn ToSql>),
-    );
-    let condition = if parts.is_empty() {
-        String::new()
-    } else {
-        format!("WHERE {}", parts.join(" AND "))
-    };
-    (condition, values)
+    }
 }
 
-/// A row as it lies in the table: text that is not checked yet.
-struct StoredRow {
-    request_id: String,
-    finish: String,
-    event: UsageEvent,
-}
-
-impl StoredRow {
-    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        let text = |index: usize| row.get::<_, String>(index);
-        let time = |index: usize| row.get::<_, i64>(index).map(i64::unsigned_abs);
-        let event = UsageEvent {
-            request_id: RequestId(0),
-            attempt: row.get(1)?,
-            tenant: TenantId::new(&text(2)?),
-            key: KeyId::new(&text(3)?),
-            model: ModelName::new(&text(4)?),
-            writer: WorkerId::new(&text(5)?),
-            counts: TokenCounts {
-                prompt: row.get(6)?,
-                cached: row.get(7)?,
-                completion: row.get(8)?,
-            },
-            finish: FinishReason::Error,
-            stream: row.get(10)?,
-            created_ms: time(11)?,
-            first_token_ms: row.get::<_, Option<i64>>(12)?.map(i64::unsigned_abs),
-            finished_ms: time(13)?,
-        };
-        Ok(Self {
-            request_id: text(0)?,
-            finish: text(9)?,
-            event,
-        })
-    }
-
-    fn into_event(self) -> Result<UsageEvent, LedgerError> {
-        let Self {
-            request_id,
-            finish,
-            event,
-        } = self;
-        let reasons = [
-            FinishReason::Stop,
-            FinishReason::Length,
-            FinishReason::Cancelled,
-            FinishReason::Error,
-        ];
-        let known = reasons.into_iter().find(|reason| reason.name() == finish);
-        let known = known.ok_or(LedgerError::Foreign {
-            what: "finish",
-            found: finish,
-        })?;
-        let foreign = |_| LedgerError::Foreign {
-            what: "request_id",
-            found: request_id.clone(),
-        };
-        Ok(UsageEvent {
-            request_id: request_id.parse().map_err(foreign)?,
-            finish: known,
-            ..event
-        })
-    }
+fn read(row: &Row<'_>) -> rusqlite::Result<StoredRow> {
+    Ok(StoredRow {
+        request_id: row.get(0)?,
+        attempt: row.get(1)?,
+        tenant: row.get(2)?,
+        key: row.get(3)?,
+        model: row.get(4)?,
+        writer: row.get(5)?,
+        prompt_tokens: row.get(6)?,
+        cached_tokens: row.get(7)?,
+        completion_tokens: row.get(8)?,
+        finish: row.get(9)?,
+        stream: row.get(10)?,
+        created_ms: row.get(11)?,
+        first_token_ms: row.get(12)?,
+        finished_ms: row.get(13)?,
+    })
 }
 
 fn rows(connection: &Connection, query: &UsageQuery) -> rusqlite::Result<Vec<StoredRow>> {
-    let (condition, mut values) = condition(query);
-    let limit = query.limit.map_or("", |limit| {
-        values.push(Box::new(limit));
-        "LIMIT ?"
-    });
-    let sql =
-        format!("SELECT {COLUMNS} FROM usage {condition} ORDER BY finished_ms DESC, request_id DESC {limit}");
+    let Selection { sql, values } = Selection::rows(query, '?');
     let mut select = connection.prepare_cached(&sql)?;
-    select
-        .query_map(params_from_iter(values), StoredRow::read)?
-        .collect()
+    select.query_map(params_from_iter(values), read)?.collect()
 }
 
 fn totals(connection: &Connection, query: &UsageQuery) -> rusqlite::Result<Vec<UsageTotal>> {
-    let (condition, values) = condition(query);
-    let sql = format!(
-        "SELECT tenant, model, count(*), sum(prompt_tokens), sum(cached_tokens), sum(completion_tokens) \
-         FROM usage {condition} GROUP BY tenant, model ORDER BY tenant, model"
-    );
+    let Selection { sql, values } = Selection::totals(query, '?');
     let mut select = connection.prepare_cached(&sql)?;
     let read = |row: &Row<'_>| {
         let sum = |index: usize| row.get::<_, i64>(index).map(i64::unsigned_abs);

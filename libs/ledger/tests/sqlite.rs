@@ -11,11 +11,12 @@ fn ledger(folder: &Path) -> SqliteLedger {
 
 #[tokio::test]
 async fn sqlite_conforms() {
-    let folders = [(); 4].map(|()| tempfile::tempdir().unwrap());
+    let folders = [(); 5].map(|()| tempfile::tempdir().unwrap());
     conformance::recorded_events_read_back(&ledger(folders[0].path())).await;
     conformance::a_request_is_recorded_once(&ledger(folders[1].path())).await;
     conformance::queries_narrow(&ledger(folders[2].path())).await;
     conformance::totals_are_sums(&ledger(folders[3].path())).await;
+    conformance::extremes_read_back(&ledger(folders[4].path())).await;
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The loop: take a batch, record it, acknowledge it.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -129,13 +130,13 @@ impl Recorder {
         }
         match self.record(&entries).await {
             Ok(()) => acknowledge(&entries).await,
-            Err(error) if error.is_hopeless_for_all() => {
-                tracing::error!(%error, "usage is left on the bus");
+            Err(error) if error.is_refusal() => self.record_one_by_one(entries).await,
+            Err(error) => {
+                tracing::error!(error = %with_causes(&error), "usage is left on the bus");
                 self.counters.failures.inc();
                 // Whoever takes over gets the events when they are due again.
                 sleep(self.config.retry).await;
             }
-            Err(_) => self.record_one_by_one(entries).await,
         }
     }
 
@@ -155,7 +156,7 @@ impl Recorder {
                 return Err(error);
             }
             self.counters.failures.inc();
-            tracing::warn!(%error, events = events.len(), "usage not recorded yet");
+            tracing::warn!(error = %with_causes(&error), events = events.len(), "usage not recorded yet");
             sleep(self.config.retry).await;
             for entry in entries {
                 // A lost word means a second delivery, which changes nothing.
@@ -170,8 +171,11 @@ impl Recorder {
             let entry = [entry];
             match self.record(&entry).await {
                 Ok(()) => acknowledge(&entry).await,
-                Err(error) if error.is_hopeless_for_all() => return,
-                Err(error) => self.bury(&entry[0].delivery, &error.to_string()).await,
+                Err(error) if error.is_refusal() => {
+                    self.bury(&entry[0].delivery, &with_causes(&error)).await;
+                }
+                // The others stay on the bus with it.
+                Err(_) => return,
             }
         }
     }
@@ -197,13 +201,13 @@ async fn acknowledge(entries: &[Entry]) {
     }
 }
 
-/// Whether no event at all can be recorded any more.
-trait Hopeless {
-    fn is_hopeless_for_all(&self) -> bool;
-}
-
-impl Hopeless for LedgerError {
-    fn is_hopeless_for_all(&self) -> bool {
-        matches!(self, Self::Closed)
+/// An error and what it came from, in one line.
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
     }
+    text
 }

@@ -27,6 +27,8 @@ struct TestLedger {
     rows: Mutex<BTreeMap<RequestId, UsageEvent>>,
     /// Calls that fail before it works again.
     failures: Mutex<u32>,
+    /// Wrongly set up.
+    is_unusable: bool,
     /// Refused for good.
     refused_key: Option<KeyId>,
 }
@@ -42,13 +44,19 @@ impl Ledger for TestLedger {
                 source: "test".into(),
             });
         }
+        if self.is_unusable {
+            return Err(LedgerError::Unusable {
+                what: "is closed to us",
+                source: "a wrong password".into(),
+            });
+        }
         if events
             .iter()
             .any(|event| Some(&event.key) == self.refused_key.as_ref())
         {
-            return Err(LedgerError::Foreign {
-                what: "key",
-                found: "refused".to_owned(),
+            return Err(LedgerError::Refused {
+                what: "refuses",
+                source: "a cursed key".into(),
             });
         }
         let mut rows = self.rows.lock().unwrap();
@@ -279,7 +287,25 @@ async fn an_event_the_ledger_refuses_is_buried_and_its_batch_recorded() {
     let world = World::start(bus, ledger).await;
     world.settle().await;
     assert_eq!(world.recorded(), [11, 12, 14, 15]);
-    assert_eq!(world.letters().await.len(), 1);
+    let letters = world.letters().await;
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].0, "ledger: refuses: a cursed key");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ledger_that_is_set_up_wrongly_poisons_nothing() {
+    let ledger = TestLedger {
+        is_unusable: true,
+        ..TestLedger::default()
+    };
+    let bus = new_bus().await;
+    for number in 0..6 {
+        send(&*bus, &event(number), &number.to_string()).await;
+    }
+    let world = World::start(bus, ledger).await;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(world.bus.pending(StreamName::Usage).await.unwrap(), 6);
+    assert!(world.letters().await.is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -149,6 +149,8 @@ pub const SOLE_OWNERS: &[(&str, &str)] = &[
     ("prost", "vlinders-wire"),
     ("rusqlite", "vlinders-ledger"),
     ("deadpool-postgres", "vlinders-ledger"),
+    ("tokio-postgres", "vlinders-ledger"),
+    ("redis", "vlinders-frontend"),
     ("async-nats", "vlinders-bus"),
 ];
 

@@ -1,9 +1,12 @@
 //! The suite that every ledger passes. Each claim gets an empty ledger.
 
+mod postgres_server;
+
 use vlinders_types::{
     FinishReason, KeyId, ModelName, RequestId, TenantId, TokenCounts, UsageEvent, WorkerId,
 };
 
+pub use self::postgres_server::PostgresServer;
 use crate::{Ledger, Recorded, UsageQuery, UsageTotal};
 
 /// An event whose facts follow from its number: odd ones are tenant `b`'s.
@@ -150,4 +153,31 @@ pub async fn totals_are_sums(ledger: &dyn Ledger) {
         .await
         .expect("summing works");
     assert_eq!(totals, [total("a", 2, 1), total("b", 4, 1)]);
+}
+
+/// The largest numbers and the strangest names come back as they were.
+///
+/// # Panics
+/// When they do not.
+pub async fn extremes_read_back(ledger: &dyn Ledger) {
+    let mut large = event(1);
+    large.attempt = u32::MAX;
+    large.counts = TokenCounts {
+        prompt: u32::MAX,
+        cached: u32::MAX,
+        completion: u32::MAX,
+    };
+    // The year 10000.
+    large.finished_ms = 253_402_300_800_000;
+    let mut strange = event(2);
+    strange.tenant = TenantId::new("a'; DROP TABLE usage; -- \"\\ {x,y} \u{1F98B}");
+    strange.key = KeyId::new("");
+    strange.first_token_ms = Some(0);
+    let events = [large, strange];
+    let recorded = ledger.record(&events).await.expect("recording works");
+    assert_eq!(recorded.inserted, 2);
+    let read = ledger.usage(&UsageQuery::default()).await.expect("reading works");
+    assert_eq!(read, events);
+    let nothing = ledger.record(&[]).await.expect("nothing to record is no fault");
+    assert_eq!(nothing, Recorded::default());
 }

@@ -1,0 +1,82 @@
+//! The schema, and how a database comes to have it.
+
+use deadpool_postgres::Client;
+use deadpool_postgres::tokio_postgres::Error;
+
+/// One per version of the schema. Never changed, only added to.
+///
+/// Times are milliseconds since 1970, as in the events and as in SQLite: they come back as they were, and
+/// `to_timestamp(finished_ms / 1000.0)` shows them as dates. Names sort by their bytes, whatever the database's locale.
+const MIGRATIONS: &[&str] = &[r#"
+    CREATE TABLE usage (
+        request_id text COLLATE "C" PRIMARY KEY,
+        attempt bigint NOT NULL,
+        tenant text COLLATE "C" NOT NULL,
+        key text COLLATE "C" NOT NULL,
+        model text COLLATE "C" NOT NULL,
+        writer text COLLATE "C" NOT NULL,
+        prompt_tokens bigint NOT NULL,
+        cached_tokens bigint NOT NULL,
+        completion_tokens bigint NOT NULL,
+        finish text NOT NULL,
+        stream boolean NOT NULL,
+        created_ms bigint NOT NULL,
+        first_token_ms bigint,
+        finished_ms bigint NOT NULL
+    );
+    CREATE INDEX usage_by_time ON usage (finished_ms);
+    CREATE INDEX usage_by_tenant ON usage (tenant, finished_ms);
+"#];
+
+/// Whoever holds this advisory lock changes the schema: `vlinders` in ASCII.
+const LOCK: i64 = 0x766C_696E_6465_7273;
+
+/// The version this program works with.
+pub(super) fn newest() -> i32 {
+    i32::try_from(MIGRATIONS.len()).expect("there are few migrations")
+}
+
+/// Brings the schema up to date and returns its version, which is left alone where it is newer.
+/// Several processes may do this at once: one works, the others wait for it.
+pub(super) async fn migrate(client: &mut Client) -> Result<i32, Error> {
+    // A process that may not change the schema can use one that is up to date.
+    let version = installed(client).await?;
+    if version >= newest() {
+        return Ok(version);
+    }
+    let transaction = client.transaction().await?;
+    // An index on a large table may take longer than any other statement.
+    transaction
+        .batch_execute("SET LOCAL statement_timeout = 0")
+        .await?;
+    transaction
+        .execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK])
+        .await?;
+    transaction
+        .batch_execute(
+            "CREATE TABLE IF NOT EXISTS schema_version \
+             (version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())",
+        )
+        .await?;
+    // Somebody else may have done it while we waited for the lock.
+    let sql = "SELECT coalesce(max(version), 0) FROM schema_version";
+    let mut version: i32 = transaction.query_one(sql, &[]).await?.try_get(0)?;
+    let done = usize::try_from(version).unwrap_or(0);
+    for migration in MIGRATIONS.iter().skip(done) {
+        transaction.batch_execute(migration).await?;
+        version += 1;
+        let sql = "INSERT INTO schema_version (version) VALUES ($1)";
+        transaction.execute(sql, &[&version]).await?;
+    }
+    transaction.commit().await?;
+    Ok(version)
+}
+
+async fn installed(client: &Client) -> Result<i32, Error> {
+    let sql = "SELECT to_regclass('schema_version') IS NOT NULL";
+    if !client.query_one(sql, &[]).await?.try_get::<_, bool>(0)? {
+        return Ok(0);
+    }
+    let sql = "SELECT coalesce(max(version), 0) FROM schema_version";
+    client.query_one(sql, &[]).await?.try_get(0)
+}
