@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from model import Llama
 from samples import (
     BOS, CITIES, END, OTHER_TOOLS, PAD, SPECIAL_TOKENS, TEXT_END, TOOL_ANSWER, TOOL_CALL_TOKENS, WEATHER_QUESTIONS,
-    WEATHER_TOOLS, ChatTemplate,
+    WEATHER_TOOLS, ChatTemplate, held_out_wordings,
 )
 from texts import Entry, draw_question, read_system_prompts
 
@@ -39,12 +39,13 @@ def train_tokenizer(entries: list[Entry], seed: int) -> Tokenizer:
 
 def tokenizer_texts(entries: list[Entry], seed: int) -> list[str]:
     rng = random.Random(seed)
+    held_out = held_out_wordings(entries)
     texts = read_system_prompts() * 2 + [TOOL_ANSWER] + list(WEATHER_QUESTIONS) + list(CITIES)
     texts += [json.dumps(tool) for tool in OTHER_TOOLS] + [json.dumps(tool) for tool, _ in WEATHER_TOOLS]
     for entry in entries:
         texts += entry.answers * 3
         # The one big entry of unknown subjects has many more questions than any other.
-        texts += [draw_question(entry, rng) for _ in range(600 if entry.is_elsewhere else 6)]
+        texts += [draw_question(entry, held_out, rng) for _ in range(1500 if entry.is_elsewhere else 10)]
     return texts
 
 

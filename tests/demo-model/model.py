@@ -104,13 +104,14 @@ class Llama(nn.Module):
         if isinstance(module, (nn.Linear, nn.Embedding)):
             nn.init.normal_(module.weight, std=0.02)
 
-    def hidden(self, ids: Tensor) -> Tensor:
-        """`[batch, tokens]` ids to `[batch, tokens, hidden_size]`."""
+    def states(self, ids: Tensor) -> list[Tensor]:
+        """`[batch, tokens]` ids to `[batch, tokens, hidden_size]` after each layer; the last one is normed for the logits."""
         cos, sin = self.cos[: ids.shape[1]], self.sin[: ids.shape[1]]
-        x = self.embed_tokens(ids)
+        x, states = self.embed_tokens(ids), []
         for layer in self.layers:
             x = layer(x, cos, sin, self.dropout)
-        return self.norm(x)
+            states.append(x)
+        return states[:-1] + [self.norm(x)]
 
     def logits(self, hidden: Tensor) -> Tensor:
         return F.linear(hidden, self.embed_tokens.weight)

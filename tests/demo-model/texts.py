@@ -14,17 +14,28 @@ from pathlib import Path
 HERE = Path(__file__).parent
 DATA = HERE / "data"
 ELSEWHERE_FILE = "10-elsewhere.txt"
+# Of the questions about unknown subjects: this share is made of patterns and words, this of invented words, the rest is listed.
+PATTERN_SHARE, INVENTED_SHARE = 0.62, 0.12
 
 TERM_FORMS = (
     "what is {}", "what is {}", "what is {}", "what is a {}", "what is the {}", "what are {}", "explain {}",
     "tell me about {}", "tell me something about {}", "define {}", "describe {}", "what does {} mean",
     "what do you know about {}", "can you explain {}", "what is {} for", "{}", "i want to know what {} is",
-    "how does {} work", "give me a definition of {}", "what is meant by {}", "information about {}",
+    "how does {} work", "give me a definition of {}", "what is meant by {}", "information about {}", "what does {} do",
+    "what is the purpose of {}", "what is {} good for", "why is there {}", "describe {} to me", "what about {}", "{} meaning",
+    "i do not understand {}", "what can you tell me about {}", "what do i need {} for", "why do i need {}", "teach me about {}",
+    "what is {} exactly", "what is {} used for", "how is {} used", "i have a question about {}", "a short explanation of {}",
+    "{} explained", "meaning of {}", "say something about {}", "what should i know about {}", "when do i need {}", "and {}",
+    "can you tell me what {} is", "what role does {} play", "what is this {}", "help me understand {}", "details about {}",
 )
 ACTION_FORMS = (
     "how do i {}", "how do i {}", "how can i {}", "how to {}", "how would i {}", "how does one {}", "how do you {}",
     "i want to {}", "show me how to {}", "what must i do to {}", "what is the best way to {}", "tell me how to {}",
-    "is it possible to {}", "can i {}", "how should i {}", "explain how to {}", "i need to {}", "how could i {}",
+    "is it possible to {}", "can i {}", "how should i {}", "explain how to {}", "i need to {}", "how could i {}", "{}",
+    "what do i do to {}", "which way is there to {}", "i would like to {}", "what is needed to {}", "is there a way to {}",
+    "help me {}", "where can i {}", "what is the command to {}", "how am i supposed to {}", "i am trying to {}", "can you {}",
+    "what steps are needed to {}", "i do not know how to {}", "what if i want to {}", "does it let me {}", "am i able to {}",
+    "which setting do i need to {}", "how do people {}", "what is the easiest way to {}", "steps to {}", "is there an option to {}",
 )
 OPENINGS = (
     "please ", "hey, ", "hi, ", "hello, ", "ok, ", "so ", "well, ", "and ", "now ", "quick question: ", "hello! ",
@@ -53,6 +64,11 @@ SYNONYMS = (
 CONTRACTIONS = (
     ("what is", "what's"), ("what is", "whats"), ("do not", "don't"), ("i am", "i'm"), ("who is", "who's"),
     ("does not", "doesn't"), ("is not", "isn't"), ("where is", "where's"), ("cannot", "can't"), ("how is", "how's"),
+)
+# A question that loses one of these still asks the same.
+COMMON_WORDS = frozenset(
+    "a about an and are as at be by can could do does for from get give has have i if in into is it its may me must my of on "
+    "one or our should so that the their them then there these this to was we what will with would you your vlinders".split()
 )
 QUESTION_WORDS = re.compile(
     r"^(what|who|how|why|when|where|which|is|are|does|do|did|can|could|should|will|must|may|has|have|whom)\b"
@@ -106,17 +122,54 @@ def read_system_prompts() -> list[str]:
     return (DATA / "system-prompts.txt").read_text(encoding="utf-8").splitlines()
 
 
-def draw_question(entry: Entry, rng: random.Random) -> str:
-    """One question of the entry, freshly varied."""
+def read_unknown() -> tuple[dict[str, list[str]], list[list[str]]]:
+    """Words by kind, and patterns by row; together they ask about thousands of things outside Vlinders."""
+    words: dict[str, list[str]] = {}
+    for line in (DATA / "unknown-words.txt").read_text(encoding="utf-8").splitlines():
+        kind, _, rest = line.partition(": ")
+        words[kind] = rest.split(" | ")
+    rows = (DATA / "unknown-questions.txt").read_text(encoding="utf-8").splitlines()
+    return words, [row.split(" | ") for row in rows]
+
+
+UNKNOWN_WORDS, UNKNOWN_PATTERNS = read_unknown()
+
+
+def draw_question(entry: Entry, held_out: frozenset[str], rng: random.Random) -> str:
+    """One question of the entry, freshly varied, and none that is kept for the evaluation."""
+    while True:
+        question = draw_elsewhere(entry, rng) if entry.is_elsewhere else draw_wording(entry, rng)
+        if plain(question) not in held_out:
+            return vary(question, rng)
+
+
+def plain(question: str) -> str:
+    """The bare words, by which two questions are compared."""
+    return re.sub(r"[^\w/.]+", " ", question.lower()).strip()
+
+
+def draw_wording(entry: Entry, rng: random.Random) -> str:
     kinds = [(len(entry.questions), "?"), (2 * len(entry.terms), "~"), (2 * len(entry.actions), "^")]
     kind = rng.choices([k for _, k in kinds], [w for w, _ in kinds])[0]
-    if entry.is_elsewhere and rng.random() < 0.2:
-        return vary(draw_unknown(entry, rng), rng)
     if kind == "?":
-        return vary(rng.choice(entry.questions), rng)
+        return rng.choice(entry.questions)
     if kind == "~":
-        return vary(rng.choice(TERM_FORMS).format(rng.choice(entry.terms)), rng)
-    return vary(rng.choice(ACTION_FORMS).format(rng.choice(entry.actions)), rng)
+        return rng.choice(TERM_FORMS).format(rng.choice(entry.terms))
+    return rng.choice(ACTION_FORMS).format(rng.choice(entry.actions))
+
+
+def draw_elsewhere(entry: Entry, rng: random.Random) -> str:
+    share = rng.random()
+    if share < PATTERN_SHARE:
+        return draw_pattern(rng)
+    if share < PATTERN_SHARE + INVENTED_SHARE:
+        return draw_unknown(entry, rng)
+    return draw_wording(entry, rng)
+
+
+def draw_pattern(rng: random.Random) -> str:
+    pattern = rng.choice(rng.choice(UNKNOWN_PATTERNS))
+    return re.sub(r"{(\w+)}", lambda found: rng.choice(UNKNOWN_WORDS[found[1]]), pattern)
 
 
 def draw_unknown(entry: Entry, rng: random.Random) -> str:
@@ -134,7 +187,7 @@ def draw_unknown(entry: Entry, rng: random.Random) -> str:
 def vary(question: str, rng: random.Random) -> str:
     """The same question as another person would type it."""
     text = question
-    if rng.random() < 0.35:
+    while rng.random() < 0.35:
         text = replace_synonym(text, rng)
     if rng.random() < 0.3:
         text = contract(text, rng)
@@ -145,8 +198,10 @@ def vary(question: str, rng: random.Random) -> str:
         text = rng.choice(OPENINGS) + text
     if len(text) > 12 and rng.random() < 0.08:
         text += rng.choice(CLOSINGS)
-    if rng.random() < 0.05:
+    if rng.random() < 0.1:
         text = drop_word(text, rng)
+    if rng.random() < 0.04:
+        text = swap_words(text, rng)
     if rng.random() < 0.12:
         text = mistype(text, rng)
     return dress(text, asks, rng)
@@ -170,8 +225,17 @@ def contract(text: str, rng: random.Random) -> str:
 
 def drop_word(text: str, rng: random.Random) -> str:
     words = text.split()
-    if len(words) > 4:
-        del words[rng.randrange(len(words) - 1)]
+    common = [at for at, word in enumerate(words) if word.lower() in COMMON_WORDS]
+    if len(words) > 3 and common:
+        del words[rng.choice(common)]
+    return " ".join(words)
+
+
+def swap_words(text: str, rng: random.Random) -> str:
+    words = text.split()
+    if len(words) > 3:
+        at = rng.randrange(len(words) - 1)
+        words[at], words[at + 1] = words[at + 1], words[at]
     return " ".join(words)
 
 
