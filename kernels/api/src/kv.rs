@@ -72,4 +72,11 @@ pub trait KvMemory: Send + Sync {
         fill(&mut bytes);
         self.write_block(block, &bytes);
     }
+
+    /// The memory as a file that other processes of this host may map for reading: block `n` begins `n` times
+    /// [`block_bytes`](Self::block_bytes) from its start. `None` when it is private.
+    #[cfg(unix)]
+    fn shared_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        None
+    }
 }

@@ -39,6 +39,8 @@ pub(crate) struct Device {
     pub(crate) isa: Isa,
     pub(crate) pool: Arc<Pool>,
     pub(crate) gate: Arc<ComputeGate>,
+    /// KV pools may be read by other processes.
+    pub(crate) shared_kv: bool,
 }
 
 impl CpuBackend {
@@ -60,11 +62,20 @@ impl CpuBackend {
             isa,
             pool,
             gate: Arc::default(),
+            shared_kv: false,
         };
         Ok(Self {
             device,
             weights: Arc::default(),
         })
+    }
+
+    /// Executors made from now on keep their KV pools where other processes of this host may read them, if asked for.
+    /// That costs huge pages, unless the system grants them to shared memory too.
+    #[must_use]
+    pub fn with_shared_kv(mut self, shared: bool) -> Self {
+        self.device.shared_kv = shared;
+        self
     }
 
     fn uploading(&mut self) -> Result<&mut Weights, KernelError> {

@@ -54,7 +54,10 @@ impl CpuExecutor {
         }
         let size = Sizes::of(spec);
         Ok(Self {
-            memory: Arc::new(CpuKvMemory::new(spec.kv, spec.block_count)?),
+            memory: Arc::new(match device.shared_kv {
+                true => CpuKvMemory::shared(spec.kv, spec.block_count)?,
+                false => CpuKvMemory::new(spec.kv, spec.block_count)?,
+            }),
             threads: (0..device.pool.threads())
                 .map(|_| Mutex::new(ThreadMemory::new(&size)))
                 .collect(),

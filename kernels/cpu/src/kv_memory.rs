@@ -4,30 +4,44 @@ use vlinders_kernel_api::{KernelError, KvLayout, KvMemory};
 use vlinders_types::{BLOCK_TOKENS, BlockId};
 
 use crate::region::Region;
+#[cfg(target_os = "linux")]
+use {std::os::fd::AsFd, vlinders_kernel_shared_memory::SharedRegion};
+
+/// The name in errors.
+const WHAT: &str = "the KV pool";
 
 /// Blocks of one executor. Backed by memory only where a block was ever written.
 pub(crate) struct CpuKvMemory {
-    region: Region,
+    store: Store,
     layout: KvLayout,
     block_count: u32,
 }
 
 impl CpuKvMemory {
+    /// A pool of this process alone, on huge pages where the system has them.
     pub(crate) fn new(layout: KvLayout, block_count: u32) -> Result<Self, KernelError> {
-        let what = "the KV pool";
-        let too_large = || KernelError::OutOfMemory {
-            what: what.to_owned(),
-            bytes: u64::MAX,
-        };
-        let bytes = layout
-            .block_bytes()
-            .checked_mul(block_count as usize)
-            .ok_or_else(too_large)?;
+        let bytes = pool_bytes(&layout, block_count)?;
         Ok(Self {
-            region: Region::zeroed(bytes, what)?,
+            store: Store::Private(Region::zeroed(bytes, WHAT)?),
             layout,
             block_count,
         })
+    }
+
+    /// A pool that other processes of this host may read. Where the system cannot do that it is private.
+    pub(crate) fn shared(layout: KvLayout, block_count: u32) -> Result<Self, KernelError> {
+        #[cfg(target_os = "linux")]
+        {
+            let bytes = pool_bytes(&layout, block_count)?;
+            let region = SharedRegion::zeroed(bytes).map_err(|_| out_of_memory(bytes as u64))?;
+            Ok(Self {
+                store: Store::Shared(region),
+                layout,
+                block_count,
+            })
+        }
+        #[cfg(not(target_os = "linux"))]
+        Self::new(layout, block_count)
     }
 
     pub(crate) fn layout(&self) -> &KvLayout {
@@ -42,9 +56,12 @@ impl CpuKvMemory {
             offset <= block_bytes && count <= block_bytes - offset,
             "the bytes are in the block"
         );
-        self.region
-            .as_ptr()
-            .wrapping_add(block.0 as usize * block_bytes + offset)
+        let start = match &self.store {
+            Store::Private(region) => region.as_ptr(),
+            #[cfg(target_os = "linux")]
+            Store::Shared(region) => region.as_ptr(),
+        };
+        start.wrapping_add(block.0 as usize * block_bytes + offset)
     }
 
     /// The K and the V tile of one block, head and layer, `[token][head_dim]` each.
@@ -89,6 +106,25 @@ impl CpuKvMemory {
     }
 }
 
+/// Where the bytes are. Valid for reads and writes, and initialised, in either case.
+enum Store {
+    Private(Region),
+    #[cfg(target_os = "linux")]
+    Shared(SharedRegion),
+}
+
+fn pool_bytes(layout: &KvLayout, block_count: u32) -> Result<usize, KernelError> {
+    let bytes = layout.block_bytes().checked_mul(block_count as usize);
+    bytes.ok_or_else(|| out_of_memory(u64::MAX))
+}
+
+fn out_of_memory(bytes: u64) -> KernelError {
+    KernelError::OutOfMemory {
+        what: WHAT.to_owned(),
+        bytes,
+    }
+}
+
 impl KvMemory for CpuKvMemory {
     fn block_count(&self) -> u32 {
         self.block_count
@@ -122,6 +158,14 @@ impl KvMemory for CpuKvMemory {
         // SAFETY: `at` checked that the block lies in the region, which is initialised; the trait's rule makes the
         // caller its only user while `fill` runs.
         fill(unsafe { std::slice::from_raw_parts_mut(start, bytes) });
+    }
+
+    #[cfg(target_os = "linux")]
+    fn shared_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        match &self.store {
+            Store::Private(_) => None,
+            Store::Shared(region) => Some(region.as_fd()),
+        }
     }
 }
 
@@ -184,15 +228,20 @@ mod tests {
             head_dim: 8,
             dtype: Dtype::F32,
         };
-        let memory = CpuKvMemory::new(layout, 3).unwrap();
-        memory.fill_block(BlockId(1), &mut |bytes| {
-            assert_eq!(bytes.len(), layout.block_bytes());
-            bytes.fill(9);
-        });
-        for (block, expected) in [(0, 0), (1, 9), (2, 0)] {
-            memory.with_block(BlockId(block), &mut |bytes| {
-                assert!(bytes.iter().all(|byte| *byte == expected));
+        let private = CpuKvMemory::new(layout, 3).unwrap();
+        let shared = CpuKvMemory::shared(layout, 3).unwrap();
+        assert!(private.shared_fd().is_none());
+        assert_eq!(shared.shared_fd().is_some(), cfg!(target_os = "linux"));
+        for memory in [private, shared] {
+            memory.fill_block(BlockId(1), &mut |bytes| {
+                assert_eq!(bytes.len(), layout.block_bytes());
+                bytes.fill(9);
             });
+            for (block, expected) in [(0, 0), (1, 9), (2, 0)] {
+                memory.with_block(BlockId(block), &mut |bytes| {
+                    assert!(bytes.iter().all(|byte| *byte == expected));
+                });
+            }
         }
     }
 

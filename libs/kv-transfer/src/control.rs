@@ -14,6 +14,9 @@ const OUTBOUND_BYTES: usize = 256 * 1024;
 /// Bytes read at once.
 const READ_BYTES: usize = 16 * 1024;
 
+/// A destination redeems its ticket within this time after connecting.
+const GREETING: Duration = Duration::from_secs(5);
+
 /// What carries the bytes. Reads and writes never block.
 pub(crate) trait Socket: Send + Sync + 'static {
     /// Waits until reading or writing is worth trying.
@@ -57,6 +60,11 @@ impl<S: Socket> ControlStream<S> {
             inbound: Vec::new(),
             outbound: Vec::new(),
         }
+    }
+
+    /// What carries the bytes.
+    pub(crate) fn socket(&self) -> &S {
+        &self.socket
     }
 
     /// Sends a frame, or keeps it for the next [`recv`](Self::recv). Never blocks.
@@ -161,27 +169,31 @@ impl<S: Socket> ControlStream<S> {
 }
 
 /// The source's side of a control connection: frames in both directions until either side is done with it. What the
-/// source has to say by then is said.
+/// source has to say by then is said. `receive` tells whether a ticket has been redeemed; who takes longer than
+/// [`GREETING`] for that is cut off.
 ///
 /// # Errors
 /// [`LinkClosed`] when the destination is gone.
 pub(crate) async fn serve_control<S: Socket>(
     control: &mut ControlStream<S>,
     mut frames: mpsc::Receiver<Frame>,
-    mut receive: impl FnMut(Frame) -> Result<(), LinkClosed>,
+    mut receive: impl FnMut(Frame) -> Result<bool, LinkClosed>,
 ) -> Result<(), LinkClosed> {
+    let mut is_attached = false;
+    let greeting = tokio::time::sleep(GREETING);
+    tokio::pin!(greeting);
     loop {
         let has_room = control.has_room();
         tokio::select! {
-            frame = control.recv() => {
-                if receive(frame.ok_or(LinkClosed)?).is_err() {
-                    break;
-                }
-            }
+            frame = control.recv() => match receive(frame.ok_or(LinkClosed)?) {
+                Ok(attached) => is_attached = attached,
+                Err(LinkClosed) => break,
+            },
             frame = frames.recv(), if has_room => match frame {
                 Some(frame) => control.send(&frame)?,
                 None => return Ok(()),
             },
+            () = &mut greeting, if !is_attached => return Err(LinkClosed),
         }
     }
     // A refusal may be waiting there.

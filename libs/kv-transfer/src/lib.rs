@@ -10,6 +10,7 @@
 //!
 //! This crate knows blocks and bytes, never models, tokens or sequences.
 
+mod acceptor;
 mod codec;
 mod config;
 mod control;
@@ -25,6 +26,8 @@ mod pull;
 mod puller;
 mod quarantine;
 mod session;
+#[cfg(target_os = "linux")]
+mod shm;
 mod source;
 mod source_phase;
 mod tcp;
@@ -52,6 +55,8 @@ pub use gate::{Gate, Pass};
 pub use mem::MemTransport;
 pub use pull::PullOrder;
 pub use session::{ReadPass, Session};
+#[cfg(target_os = "linux")]
+pub use shm::{ShmOptions, ShmTransport};
 pub use source::{Outcome, Source};
 pub use source_phase::{Filled, IllegalSourceStep, SourceEnd, SourceEvent, SourcePhase};
 pub use tcp::{TcpOptions, TcpTransport};

@@ -12,7 +12,7 @@ use vlinders_types::{BlockId, Hello, RequestId, Ticket};
 use crate::endpoint::Core;
 use crate::frames::HelloFrame;
 use crate::puller::Puller;
-use crate::{Gate, KvTransport, Link, PullError, PullErrorKind};
+use crate::{Gate, KvTransport, Link, PullError, PullErrorKind, TransportError};
 
 /// Which blocks to take over, from whom, and where to put them.
 #[derive(Clone, Debug)]
@@ -105,22 +105,47 @@ fn checked(core: &Core, order: &PullOrder) -> Result<u32, PullErrorKind> {
     Ok(block_count)
 }
 
-/// Connects by the first of the peer's transports that we speak and that reaches it.
+/// Best first. What is not here is a transport of the caller's own; it was listed for a reason.
+const PREFERRED: [&str; 3] = ["mem", "shm", "tcp"];
+
+/// The peer's transports that we speak too, best first, with the peer's address by each.
+fn in_common<'a>(
+    transports: &'a [Arc<dyn KvTransport>],
+    peer: &'a Hello,
+) -> Vec<(&'a dyn KvTransport, &'a str)> {
+    let mut common: Vec<_> = peer
+        .transports
+        .iter()
+        .filter_map(|(name, address)| {
+            let ours = transports.iter().find(|transport| transport.name() == name)?;
+            Some((&**ours, address.as_str()))
+        })
+        .collect();
+    // Unknown ones sort before the known: `None` is the least.
+    common.sort_by_key(|(transport, _)| PREFERRED.iter().position(|name| *name == transport.name()));
+    common
+}
+
+/// Connects by the best transport that both sides speak and that reaches the peer.
 async fn connect(
     core: &Core,
     transports: &[Arc<dyn KvTransport>],
     peer: &Hello,
 ) -> Result<Box<dyn Link>, PullErrorKind> {
-    for (name, address) in &peer.transports {
-        let Some(transport) = transports.iter().find(|transport| transport.name() == name) else {
-            continue;
-        };
+    for (transport, address) in in_common(transports, peer) {
+        let (name, worker) = (transport.name(), &peer.worker);
         match timeout(core.config.heartbeat(), transport.connect(peer, address)).await {
             Ok(Ok(link)) => return Ok(link),
-            Ok(Err(error)) => {
-                tracing::debug!(transport = name, %error, "kv transfer tries the next transport")
+            // Not meant to reach this peer, which is no failure.
+            Ok(Err(error @ TransportError::Unreachable { .. })) => {
+                tracing::debug!(transport = name, peer = %worker, %error, "kv transfer tries the next transport");
             }
-            Err(_) => tracing::debug!(transport = name, "kv transfer could not connect in time"),
+            Ok(Err(TransportError::Io { source, .. })) => {
+                tracing::warn!(transport = name, peer = %worker, error = %source, "kv transfer cannot connect");
+            }
+            Err(_) => {
+                tracing::warn!(transport = name, peer = %worker, "kv transfer could not connect in time")
+            }
         }
     }
     Err(PullErrorKind::Unreachable)
@@ -151,5 +176,36 @@ impl Drop for OpenPull<'_> {
         self.core.end_pull();
         self.core
             .count(|counts| counts.pull_ended(self.label, self.began_at.elapsed()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{MemTransport, TcpOptions, TcpTransport};
+    use vlinders_types::WorkerId;
+
+    #[test]
+    fn the_best_common_transport_comes_first_whatever_the_order_of_the_lists() {
+        let ours: Vec<Arc<dyn KvTransport>> = vec![
+            TcpTransport::new(TcpOptions::new(([127, 0, 0, 1], 0).into())),
+            MemTransport::new(),
+        ];
+        let listed = ["tcp", "shm", "unheard-of", "mem"];
+        let peer = Hello {
+            protocol: 1,
+            worker: WorkerId::new("prefill-0"),
+            incarnation: 1,
+            layout_hash: 1,
+            block_bytes: 1,
+            transports: listed
+                .map(|name| (name.to_owned(), format!("to {name}")))
+                .to_vec(),
+        };
+        let common = in_common(&ours, &peer);
+        let names = common
+            .iter()
+            .map(|(transport, address)| (transport.name(), *address));
+        assert_eq!(names.collect::<Vec<_>>(), [("mem", "to mem"), ("tcp", "to tcp")]);
     }
 }

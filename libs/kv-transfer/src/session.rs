@@ -113,6 +113,22 @@ impl Session {
         }
     }
 
+    /// A ticket was redeemed.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        matches!(self.stage, Stage::Attached(_))
+    }
+
+    /// The right to read every announced block, for transports whose destination reads without asking: to be held
+    /// until the destination can read no more. `None` before a ticket was redeemed, and when the hand-off is over.
+    #[must_use]
+    pub fn hold(&self) -> Option<Pass> {
+        match &self.stage {
+            Stage::Attached(hand_off) => hand_off.gate.enter(),
+            Stage::Greeting(_) | Stage::Attaching(_) | Stage::Over => None,
+        }
+    }
+
     /// The destination has released the blocks: it reads none any more.
     #[must_use]
     pub fn is_released(&self) -> bool {

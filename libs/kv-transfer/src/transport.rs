@@ -106,6 +106,12 @@ impl Door {
         self.incarnation
     }
 
+    /// The endpoint's pool; `None` when the endpoint is gone.
+    #[must_use]
+    pub fn memory(&self) -> Option<Arc<dyn KvMemory>> {
+        Some(Arc::clone(&self.core.upgrade()?.memory))
+    }
+
     /// Begins a session for one connection: feed it what arrives, send what the receiver yields, drop both when
     /// the connection ends; a receiver that yields `None` means that the source is done with it. `None` when
     /// the endpoint is gone.

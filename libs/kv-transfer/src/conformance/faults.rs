@@ -91,4 +91,9 @@ impl KvMemory for FaultyMemory {
         bytes[middle] ^= 1;
         self.inner.write_block(block, &bytes);
     }
+
+    #[cfg(unix)]
+    fn shared_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        self.inner.shared_fd()
+    }
 }

@@ -1,31 +1,23 @@
-//! The source's listening socket and control connections: one thread with a runtime of its own, so that they are
-//! served whatever the caller's runtime does.
+//! What the source does with the connections that come in.
 
 use std::io;
 use std::net::TcpListener as StdListener;
-use std::sync::{Arc, mpsc as std_mpsc};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::serving::Serving;
 use super::wire::{LinkKey, PREFACE_BYTES, Preface, Purpose};
 use super::{TcpOptions, set_up};
+use crate::acceptor::{Acceptor, LINGER};
 use crate::control::{ControlStream, serve_control};
-use crate::{Door, Listener};
+use crate::{Door, LinkClosed, Listener};
 
-/// Connections that are being greeted or carry frames, at most.
-const MAX_CONTROLS: usize = 2048;
 /// A connection says what it is for within this time.
 const GREETING: Duration = Duration::from_secs(5);
-/// The source lets the destination close first for at most so long, and says farewell for so long when it ends.
-const LINGER: Duration = Duration::from_millis(500);
-/// Between two tries when the system has no descriptors left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Binds and starts the thread.
 pub(super) fn listen(door: Door, options: &TcpOptions) -> io::Result<Listener> {
@@ -37,89 +29,45 @@ pub(super) fn listen(door: Door, options: &TcpOptions) -> io::Result<Listener> {
     socket.set_nonblocking(true)?;
     let address = socket.local_addr()?.to_string();
     let serving = Arc::new(Serving::default());
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let socket = {
-        let _entered = runtime.enter();
-        TcpListener::from_std(socket)?
-    };
-    let (stop, stopping) = oneshot::channel();
-    let (unbound, has_unbound) = std_mpsc::sync_channel(1);
-    let acceptor = Acceptor {
+    let entrance = Arc::new(Entrance {
         door,
         options: options.clone(),
         serving: Arc::clone(&serving),
-    };
-    std::thread::Builder::new()
-        .name("kv-tcp".to_owned())
-        .spawn(move || runtime.block_on(Arc::new(acceptor).run(socket, stopping, unbound)))?;
+    });
+    let acceptor = Acceptor::start(
+        "kv-tcp",
+        || TcpListener::from_std(socket),
+        move |stream| Arc::clone(&entrance).greet(stream),
+    )?;
     let guard = Listening {
-        stop: Some(stop),
-        has_unbound,
+        _acceptor: acceptor,
         serving,
     };
     Ok(Listener {
         address,
-        guard: Box::new(std::sync::Mutex::new(guard)),
+        guard: Box::new(guard),
     })
 }
 
-/// Stops listening when dropped. Control connections get a moment to say farewell.
+/// Ends the data connections when dropped, and stops listening.
 struct Listening {
-    stop: Option<oneshot::Sender<()>>,
-    has_unbound: std_mpsc::Receiver<()>,
+    _acceptor: Acceptor,
     serving: Arc<Serving>,
 }
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        drop(self.stop.take());
-        // Short: the thread only has to wake up. Afterwards nobody can connect any more.
-        let _ = self.has_unbound.recv_timeout(LINGER);
         self.serving.close();
     }
 }
 
-struct Acceptor {
+struct Entrance {
     door: Door,
     options: TcpOptions,
     serving: Arc<Serving>,
 }
 
-impl Acceptor {
-    async fn run(
-        self: Arc<Self>,
-        socket: TcpListener,
-        mut stopping: oneshot::Receiver<()>,
-        unbound: std_mpsc::SyncSender<()>,
-    ) {
-        let mut connections = JoinSet::new();
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                _ = &mut stopping => break,
-                Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-                accepted = socket.accept(), if connections.len() < MAX_CONTROLS => accepted,
-            };
-            match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(Arc::clone(&self).greet(stream));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "kv transfer cannot accept a connection");
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-        drop(socket);
-        // The guard waits for it, unless it is gone.
-        let _ = unbound.try_send(());
-        let ended = async { while connections.join_next().await.is_some() {} };
-        // Whoever is not done by then is cut off.
-        let _ = timeout(LINGER * 2, ended).await;
-    }
-
+impl Entrance {
     /// Reads what the connection is for, and serves it.
     async fn greet(self: Arc<Self>, mut stream: TcpStream) {
         let mut bytes = [0; PREFACE_BYTES];
@@ -157,10 +105,10 @@ impl Acceptor {
         };
         let mut control = ControlStream::new(stream);
         let ended = serve_control(&mut control, frames, |frame| {
-            match place.served.session().as_mut() {
-                Some(session) => session.receive(frame),
-                None => Err(crate::LinkClosed),
-            }
+            let mut session = place.served.session();
+            let session = session.as_mut().ok_or(LinkClosed)?;
+            session.receive(frame)?;
+            Ok(session.is_attached())
         })
         .await;
         drop(place);
