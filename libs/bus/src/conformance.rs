@@ -45,41 +45,52 @@ const STREAM: StreamName = StreamName::Requests;
 /// A subject of [`STREAM`].
 const SUBJECT: &str = "vl.req.model.default";
 
+/// Hands the names of all claims to another macro: `every_claim!(run)` is `run! { first_claim, second_claim, ... }`.
+#[macro_export]
+macro_rules! every_claim {
+    ($each:ident) => {
+        $each! {
+            messages_arrive_in_the_order_sent,
+            wildcards_match_as_documented,
+            publishing_to_nobody_is_no_error,
+            an_ended_subscription_gets_nothing_more,
+            a_request_reaches_who_serves_it,
+            the_first_answer_counts,
+            a_request_nobody_serves_fails_at_once,
+            a_dropped_reply_is_a_timeout,
+            a_slow_subscriber_loses_alone_and_counts,
+            messages_come_in_the_order_put,
+            messages_wait_for_their_consumer,
+            a_full_stream_refuses_and_keeps_what_it_has,
+            a_second_message_with_the_same_id_is_not_stored,
+            the_same_id_is_stored_again_after_the_window,
+            acknowledging_removes,
+            pending_counts_what_is_not_acknowledged,
+            too_old_messages_are_dropped,
+            consumers_of_one_name_share,
+            consumers_that_overlap_are_refused,
+            a_consumer_takes_only_what_its_filter_covers,
+            fetch_returns_at_most_what_was_asked_for,
+            fetch_wakes_for_a_message,
+            new_rules_keep_the_messages,
+            an_unacknowledged_message_comes_again,
+            progress_keeps_a_delivery,
+            terminating_ends_a_message,
+            a_message_given_back_comes_again_after_the_delay,
+            who_waits_gets_what_another_gives_back,
+            a_message_is_delivered_at_most_max_deliver_times,
+            a_late_acknowledgement_counts,
+            a_dropped_fetch_loses_nothing,
+        }
+    };
+}
+
 /// Checks every claim, each on a bus of its own.
 pub async fn run_all(fresh: impl AsyncFn() -> Arc<dyn Bus>) {
-    messages_arrive_in_the_order_sent(fresh().await).await;
-    wildcards_match_as_documented(fresh().await).await;
-    publishing_to_nobody_is_no_error(fresh().await).await;
-    an_ended_subscription_gets_nothing_more(fresh().await).await;
-    a_request_reaches_who_serves_it(fresh().await).await;
-    the_first_answer_counts(fresh().await).await;
-    a_request_nobody_serves_fails_at_once(fresh().await).await;
-    a_dropped_reply_is_a_timeout(fresh().await).await;
-    a_slow_subscriber_loses_alone_and_counts(fresh().await).await;
-
-    messages_come_in_the_order_put(fresh().await).await;
-    messages_wait_for_their_consumer(fresh().await).await;
-    a_full_stream_refuses_and_keeps_what_it_has(fresh().await).await;
-    a_second_message_with_the_same_id_is_not_stored(fresh().await).await;
-    the_same_id_is_stored_again_after_the_window(fresh().await).await;
-    acknowledging_removes(fresh().await).await;
-    pending_counts_what_is_not_acknowledged(fresh().await).await;
-    too_old_messages_are_dropped(fresh().await).await;
-    consumers_of_one_name_share(fresh().await).await;
-    consumers_that_overlap_are_refused(fresh().await).await;
-    a_consumer_takes_only_what_its_filter_covers(fresh().await).await;
-    fetch_returns_at_most_what_was_asked_for(fresh().await).await;
-    fetch_wakes_for_a_message(fresh().await).await;
-    new_rules_keep_the_messages(fresh().await).await;
-
-    an_unacknowledged_message_comes_again(fresh().await).await;
-    progress_keeps_a_delivery(fresh().await).await;
-    terminating_ends_a_message(fresh().await).await;
-    a_message_given_back_comes_again_after_the_delay(fresh().await).await;
-    who_waits_gets_what_another_gives_back(fresh().await).await;
-    a_message_is_delivered_at_most_max_deliver_times(fresh().await).await;
-    a_late_acknowledgement_counts(fresh().await).await;
-    a_dropped_fetch_loses_nothing(fresh().await).await;
+    macro_rules! run {
+        ($($claim:ident,)*) => { $($claim(fresh().await).await;)* };
+    }
+    every_claim!(run);
 }
 
 /// A bus seen by a claim: everything that must work is expected to.

@@ -61,6 +61,9 @@ pub enum BusError {
         /// The one that is there.
         other: String,
     },
+    /// The bus does not do it, now or later, for the reason it gives.
+    #[error("the bus refuses: {0}")]
+    Refused(String),
     /// The bus is shut down or out of reach.
     #[error("bus closed: {0}")]
     Closed(String),
@@ -76,7 +79,9 @@ impl BusError {
             | Self::Timeout { .. }
             | Self::NoStream { .. }
             | Self::Closed(_) => true,
-            Self::TooLarge { .. } | Self::InvalidSubject { .. } | Self::Overlap { .. } => false,
+            Self::TooLarge { .. } | Self::InvalidSubject { .. } | Self::Overlap { .. } | Self::Refused(_) => {
+                false
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ mod contract;
 #[cfg(feature = "faults")]
 pub mod faults;
 mod in_process;
+mod nats;
 mod subjects;
 
 pub use contract::{
@@ -16,4 +17,5 @@ pub use contract::{
     StreamRules, Subscription,
 };
 pub use in_process::{InProcessBus, InProcessLimits};
+pub use nats::{ConnectError, NatsBus, NatsFatal, NatsLogin, NatsOptions, NatsStorage};
 pub use subjects::Subject;

@@ -80,6 +80,7 @@ fn refused(claim: Claim, error: &BusError) -> ApiError {
         BusError::NoResponders { .. }
         | BusError::Timeout { .. }
         | BusError::Closed(_)
+        | BusError::Refused(_)
         | BusError::InvalidSubject { .. }
         | BusError::NoStream { .. }
         | BusError::Overlap { .. } => {
