@@ -35,7 +35,10 @@ use crate::workers::Workers;
 pub use caller::{Anonymous, Authenticator, Caller};
 pub use config::FrontendConfig;
 pub use entropy::{Entropy, SystemEntropy};
-pub use limiter::{Admission, InProcessLimiter, Limiter, RateLimit};
+pub use limiter::{
+    Admission, DuringOutage, InProcessLimiter, Limiter, RateLimit, RedisAddress, RedisFault, RedisLimiter,
+    RedisLimits,
+};
 pub use models::{NameTaken, ServedModel, ServedModels};
 
 /// What a frontend is made of.

@@ -1,4 +1,4 @@
-//! How many requests a key may send.
+//! Counts in this process's memory.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,39 +8,8 @@ use async_trait::async_trait;
 use vlinders_service_kit::Clock;
 use vlinders_types::KeyId;
 
+use super::{Admission, Limiter, RateLimit};
 use crate::Caller;
-
-/// What a key has left, for the `x-ratelimit-*` headers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RateLimit {
-    /// Requests allowed at once.
-    pub limit_requests: u32,
-    /// Of these, left now.
-    pub remaining_requests: u32,
-    /// Until all are there again.
-    pub reset: Duration,
-}
-
-/// The limiter's word on one request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admission {
-    /// Come in. Without a limit there is nothing to tell.
-    Admitted(Option<RateLimit>),
-    /// Too many requests.
-    Refused {
-        /// What the key has left: no requests.
-        limit: RateLimit,
-        /// When the next one is allowed.
-        retry_after: Duration,
-    },
-}
-
-/// Decides whether a key may send one more request.
-#[async_trait]
-pub trait Limiter: Send + Sync + 'static {
-    /// Counts this request, or refuses it.
-    async fn admit(&self, caller: &Caller) -> Admission;
-}
 
 /// Keys remembered at most; only keys that sent something lately need to be.
 const MAX_KEYS: usize = 65_536;

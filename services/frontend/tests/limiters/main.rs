@@ -1,0 +1,92 @@
+//! The limiters: one suite for both, and what Redis adds.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a failed step of a test ends it, here as in the test itself"
+)]
+
+mod outages;
+mod server;
+mod shared;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use server::RedisServer;
+use vlinders_frontend::{
+    Admission, Caller, InProcessLimiter, Limiter, RateLimit, RedisAddress, RedisLimiter, RedisLimits,
+};
+use vlinders_service_kit::{Metrics, SystemClock};
+use vlinders_types::{KeyId, TenantId};
+
+fn caller(key: &str) -> Caller {
+    Caller {
+        tenant: TenantId::new("tenant"),
+        key: KeyId::new(key),
+    }
+}
+
+/// Patient: these tests share their machine with others.
+fn limits(per_minute: u32) -> RedisLimits {
+    RedisLimits {
+        answer_limit: Duration::from_secs(10),
+        ..RedisLimits::per_minute(per_minute)
+    }
+}
+
+fn redis_limiter(server: &RedisServer, limits: RedisLimits, metrics: &Metrics) -> RedisLimiter {
+    let address = RedisAddress::parse(&server.address()).unwrap();
+    RedisLimiter::new(&address, limits, Arc::new(SystemClock), metrics).unwrap()
+}
+
+fn admitted(admission: Admission) -> Option<RateLimit> {
+    match admission {
+        Admission::Admitted(limit) => limit,
+        Admission::Refused { .. } => None,
+    }
+}
+
+/// What every limiter of three requests in a minute does.
+async fn conforms(limiter: &dyn Limiter) {
+    let started = Instant::now();
+    for left in [2, 1, 0] {
+        let limit = admitted(limiter.admit(&caller("a")).await).expect("there is room");
+        assert_eq!(limit.limit_requests, 3);
+        // A slow machine may see the bucket fill.
+        assert!(limit.remaining_requests == left || started.elapsed() > Duration::from_secs(20));
+        assert!(limit.reset <= Duration::from_secs(60));
+    }
+    let Admission::Refused { limit, retry_after } = limiter.admit(&caller("a")).await else {
+        assert!(started.elapsed() > Duration::from_secs(20), "admitted");
+        return;
+    };
+    assert_eq!(limit.remaining_requests, 0);
+    assert!(retry_after <= Duration::from_secs(20) && limit.reset <= Duration::from_secs(60));
+    assert!(
+        retry_after + started.elapsed() >= Duration::from_secs(19),
+        "{retry_after:?}"
+    );
+    assert!(admitted(limiter.admit(&caller("b")).await).is_some());
+}
+
+async fn lets_nothing_in(limiter: &dyn Limiter) {
+    let Admission::Refused { limit, .. } = limiter.admit(&caller("a")).await else {
+        panic!("admitted");
+    };
+    assert_eq!((limit.limit_requests, limit.remaining_requests), (0, 0));
+}
+
+#[tokio::test]
+async fn the_limiter_in_the_process_conforms() {
+    conforms(&InProcessLimiter::per_minute(3, Arc::new(SystemClock))).await;
+    lets_nothing_in(&InProcessLimiter::per_minute(0, Arc::new(SystemClock))).await;
+}
+
+#[tokio::test]
+async fn the_limiter_in_redis_conforms() {
+    let server = RedisServer::start().await;
+    let metrics = Metrics::default();
+    conforms(&redis_limiter(&server, limits(3), &metrics)).await;
+    lets_nothing_in(&redis_limiter(&server, limits(0), &metrics)).await;
+    assert!(metrics.encode().contains("vlinders_limiter_up{} 1"));
+}
