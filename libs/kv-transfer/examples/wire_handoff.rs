@@ -1,5 +1,5 @@
 //! What block bytes cost on their way between two pools of one host, beside a plain copy of the same bytes by the
-//! same means: `tcp` against sockets of as many connections.
+//! same means: `shm` against `memcpy`, `tcp` against sockets of as many connections.
 //!
 //! `cargo run --release -p vlinders-kv-transfer --example wire_handoff [rounds]`
 
@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use vlinders_kernel_api::KvMemory;
-use vlinders_kv_transfer::conformance::PoolMemory;
+use vlinders_kernel_shared_memory::SharedPool;
 use vlinders_kv_transfer::{
-    Endpoint, EndpointConfig, KvTransport, Outcome, PullOrder, TcpOptions, TcpTransport,
+    Endpoint, EndpointConfig, KvTransport, Outcome, PullOrder, ShmOptions, ShmTransport, TcpOptions,
+    TcpTransport,
 };
 use vlinders_types::{BlockId, RequestId, WorkerId};
 
@@ -21,13 +22,85 @@ const BLOCKS: u32 = 128;
 const CONNECTIONS: usize = 4;
 type Fault = Box<dyn std::error::Error>;
 
+/// Times of one kind, one per round.
+type Times = Vec<Duration>;
+
 fn main() -> Result<(), Fault> {
     let rounds: usize = std::env::args().nth(1).map_or(Ok(9), |rounds| rounds.parse())?;
     println!(
         "{BLOCKS} blocks of {} KiB, medians of {rounds}",
         BLOCK_BYTES / 1024
     );
-    let memories = [(); 2].map(|()| Arc::new(PoolMemory::new(BLOCKS, BLOCK_BYTES)));
+    let memories = filled_pools()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let folder = tempfile::tempdir()?;
+    let tcp = || TcpTransport::new(TcpOptions::new(([127, 0, 0, 1], 0).into()));
+    let shm = || ShmTransport::new(ShmOptions::new(folder.path().to_owned()));
+    let by_tcp = Pair::new(&memories, [tcp(), tcp()])?;
+    let by_shm = Pair::new(&memories, [shm()?, shm()?])?;
+    let mut plain = Sockets::new()?;
+    let mut kept: [Times; 7] = Default::default();
+    for round in 0..=rounds {
+        let sockets = plain.copy();
+        let tcp = runtime.block_on(by_tcp.run())?;
+        let memcpy = memory_copy(&memories);
+        let shm = runtime.block_on(by_shm.run())?;
+        let times = [
+            sockets,
+            tcp.0,
+            tcp.1,
+            memcpy,
+            shm.0,
+            shm.1,
+            checksums(&memories[0]),
+        ];
+        if round == 0 {
+            // Connections are opened and memory is mapped: the price of the first hand-off between two peers.
+            println!(
+                "  first shm hand-off      {}  {:.2} of memcpy",
+                rate(shm.0),
+                ratio(memcpy, shm.0)
+            );
+            continue;
+        }
+        for (kept, time) in kept.iter_mut().zip(times) {
+            kept.push(time);
+        }
+    }
+    let [sockets, tcp, tcp_all, memcpy, shm, shm_all, sums] = kept.map(median);
+    println!("  checksums, 1 thread     {}", rate(sums));
+    println!("  memcpy, 1 thread        {}", rate(memcpy));
+    println!(
+        "  shm, block bytes only   {}  {:.2} of memcpy",
+        rate(shm),
+        ratio(memcpy, shm)
+    );
+    println!(
+        "  shm, whole hand-off     {}  {:.2} of memcpy",
+        rate(shm_all),
+        ratio(memcpy, shm_all)
+    );
+    println!("  sockets, {CONNECTIONS} connections  {}", rate(sockets));
+    println!(
+        "  tcp, block bytes only   {}  {:.2} of sockets",
+        rate(tcp),
+        ratio(sockets, tcp)
+    );
+    println!(
+        "  tcp, whole hand-off     {}  {:.2} of sockets",
+        rate(tcp_all),
+        ratio(sockets, tcp_all)
+    );
+    Ok(())
+}
+
+/// Two pools, every page of them written.
+fn filled_pools() -> Result<[Arc<SharedPool>; 2], Fault> {
+    let pool = || SharedPool::new(BLOCKS, BLOCK_BYTES).map(Arc::new);
+    let memories = [pool()?, pool()?];
     for number in 0..BLOCKS {
         let bytes: Vec<u8> = (0..BLOCK_BYTES)
             .map(|at| at.to_le_bytes()[0] ^ number.to_le_bytes()[0])
@@ -36,50 +109,10 @@ fn main() -> Result<(), Fault> {
             .iter()
             .for_each(|memory| memory.write_block(BlockId(number), &bytes));
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
-    let tcp = || TcpTransport::new(TcpOptions::new(([127, 0, 0, 1], 0).into()));
-    let transports: [Arc<dyn KvTransport>; 2] = [tcp(), tcp()];
-    let pair = Pair::new(&memories, &transports)?;
-    let (mut raw, mut moved, mut whole, mut copied, mut summed) = (vec![], vec![], vec![], vec![], vec![]);
-    for round in 0..rounds + 1 {
-        let times = [
-            raw_copy()?,
-            runtime.block_on(pair.reads())?,
-            runtime.block_on(pair.hand_off())?,
-            memory_copy(&memories),
-            checksums(&memories[0]),
-        ];
-        // The first round opens connections and touches memory for the first time.
-        if round > 0 {
-            for (kept, time) in [&mut raw, &mut moved, &mut whole, &mut copied, &mut summed]
-                .into_iter()
-                .zip(times)
-            {
-                kept.push(time);
-            }
-        }
-    }
-    let [raw, moved, whole, copied, summed] = [raw, moved, whole, copied, summed].map(median);
-    println!("  memcpy, 1 thread        {}", rate(copied));
-    println!("  checksums, 1 thread     {}", rate(summed));
-    println!("  sockets, {CONNECTIONS} connections {}", rate(raw));
-    println!(
-        "  tcp, block bytes only   {}  {:.2} of sockets",
-        rate(moved),
-        ratio(raw, moved)
-    );
-    println!(
-        "  tcp, whole hand-off     {}  {:.2} of sockets",
-        rate(whole),
-        ratio(raw, whole)
-    );
-    Ok(())
+    Ok(memories)
 }
 
-fn memory_copy(memories: &[Arc<PoolMemory>; 2]) -> Duration {
+fn memory_copy(memories: &[Arc<SharedPool>; 2]) -> Duration {
     let began_at = Instant::now();
     for block in (0..BLOCKS).map(BlockId) {
         memories[0].with_block(block, &mut |bytes| memories[1].write_block(block, bytes));
@@ -87,7 +120,7 @@ fn memory_copy(memories: &[Arc<PoolMemory>; 2]) -> Duration {
     began_at.elapsed()
 }
 
-fn checksums(memory: &PoolMemory) -> Duration {
+fn checksums(memory: &SharedPool) -> Duration {
     let began_at = Instant::now();
     for block in (0..BLOCKS).map(BlockId) {
         memory.with_block(block, &mut |bytes| {
@@ -97,28 +130,46 @@ fn checksums(memory: &PoolMemory) -> Duration {
     began_at.elapsed()
 }
 
-/// As many bytes over as many connections, block by block from and to memory of their own.
-fn raw_copy() -> Result<Duration, Fault> {
-    let listener = TcpListener::bind(("127.0.0.1", 0))?;
-    let mut pairs = Vec::new();
-    for _ in 0..CONNECTIONS {
-        let (out, (into, _)) = (TcpStream::connect(listener.local_addr()?)?, listener.accept()?);
-        out.set_nodelay(true)?;
-        pairs.push((
-            out,
-            into,
-            vec![vec![1; BLOCK_BYTES]; BLOCKS as usize / CONNECTIONS],
-        ));
-    }
-    let mut targets: Vec<_> = pairs.iter().map(|(_, _, blocks)| blocks.clone()).collect();
-    let began_at = Instant::now();
-    std::thread::scope(|scope| {
-        for ((out, into, blocks), target) in pairs.iter_mut().zip(&mut targets) {
-            scope.spawn(move || blocks.iter().try_for_each(|block| out.write_all(block)));
-            scope.spawn(move || target.iter_mut().try_for_each(|block| into.read_exact(block)));
+/// Plain connections, each with blocks of its own at both ends.
+struct Sockets(Vec<RawPair>);
+
+struct RawPair {
+    out: TcpStream,
+    into: TcpStream,
+    blocks: Vec<Vec<u8>>,
+    targets: Vec<Vec<u8>>,
+}
+
+impl Sockets {
+    fn new() -> Result<Self, Fault> {
+        let listener = TcpListener::bind(("127.0.0.1", 0))?;
+        let mut pairs = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let out = TcpStream::connect(listener.local_addr()?)?;
+            out.set_nodelay(true)?;
+            pairs.push(RawPair {
+                out,
+                into: listener.accept()?.0,
+                blocks: vec![vec![1; BLOCK_BYTES]; BLOCKS as usize / CONNECTIONS],
+                targets: vec![vec![2; BLOCK_BYTES]; BLOCKS as usize / CONNECTIONS],
+            });
         }
-    });
-    Ok(began_at.elapsed())
+        Ok(Self(pairs))
+    }
+
+    /// As many bytes as a hand-off, block by block.
+    fn copy(&mut self) -> Duration {
+        let began_at = Instant::now();
+        std::thread::scope(|scope| {
+            for pair in &mut self.0 {
+                let (out, into) = (&mut pair.out, &mut pair.into);
+                let (blocks, targets) = (&pair.blocks, &mut pair.targets);
+                scope.spawn(move || blocks.iter().try_for_each(|block| out.write_all(block)));
+                scope.spawn(move || targets.iter_mut().try_for_each(|block| into.read_exact(block)));
+            }
+        });
+        began_at.elapsed()
+    }
 }
 
 /// Two endpoints over the same blocks.
@@ -128,13 +179,18 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(memories: &[Arc<PoolMemory>; 2], transports: &[Arc<dyn KvTransport>; 2]) -> Result<Self, Fault> {
+    fn new<T: KvTransport + 'static>(
+        memories: &[Arc<SharedPool>; 2],
+        transports: [Arc<T>; 2],
+    ) -> Result<Self, Fault> {
         let endpoint = |side: usize| {
             let incarnation = side as u64 + 1;
             let clock = Arc::new(|| 0);
             let mut config = EndpointConfig::new(WorkerId::new("worker"), incarnation, [1; 32], 1, clock);
+            // One chunk: the bytes then travel while nobody computes checksums.
             config.chunk_blocks = BLOCKS as usize;
-            Endpoint::new(config, memories[side].clone(), vec![transports[side].clone()])
+            let transport: Arc<dyn KvTransport> = transports[side].clone();
+            Endpoint::new(config, memories[side].clone(), vec![transport])
         };
         Ok(Self {
             source: endpoint(0)?,
@@ -142,15 +198,7 @@ impl Pair {
         })
     }
 
-    /// From the first READY's arrival to the last byte: what the transport itself takes.
-    async fn reads(&self) -> Result<Duration, Fault> {
-        Ok(self.run().await?.0)
-    }
-
-    async fn hand_off(&self) -> Result<Duration, Fault> {
-        Ok(self.run().await?.1)
-    }
-
+    /// How long the block bytes were on their way, and how long everything took.
     async fn run(&self) -> Result<(Duration, Duration), Fault> {
         let source = Arc::new(self.source.open(RequestId(1), 0, BLOCKS)?);
         let blocks: Vec<BlockId> = (0..BLOCKS).map(BlockId).collect();
