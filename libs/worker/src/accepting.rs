@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use vlinders_bus::{Bus, BusError, Incoming, Subject, Subscription};
 use vlinders_kv_transfer::{Endpoint, PullError, PullErrorKind, PullOrder};
 use vlinders_service_kit::{Stage, Tasks};
-use vlinders_types::{Epoch, Hello, Offer, OfferReply, RefuseReason, SequenceId, WorkerId};
+use vlinders_types::{Epoch, Hello, Offer, OfferReply, RefuseReason, RequestId, SequenceId, WorkerId};
 use vlinders_wire::subjects::{self, WorkerCall};
 
 use crate::core::{Command, Reserved};
@@ -119,7 +119,7 @@ impl Accepting {
             Ok(last) => (arrived(sequence, &last, true), true),
             Err(mut error) => {
                 error.quiesced |= bites("block-freed-under-a-transfer");
-                tracing::warn!(error = &error as &dyn std::error::Error, %request, "kv transfer failed");
+                tell(&error, request);
                 (lost(sequence, &error), error.quiesced)
             }
         };
@@ -129,6 +129,16 @@ impl Accepting {
             self.endpoint.quiesced(request, attempt).await;
             let _loop_gone = self.commands.send(Command::Quiesced { sequence }).await;
         }
+    }
+}
+
+/// A client that leaves ends hand-offs too: that is no news.
+fn tell(error: &PullError, request: RequestId) {
+    let error_chain = error as &dyn std::error::Error;
+    if matches!(error.kind, PullErrorKind::Aborted | PullErrorKind::Superseded) {
+        tracing::debug!(error = error_chain, %request, "kv transfer ended by its source");
+    } else {
+        tracing::warn!(error = error_chain, %request, "kv transfer failed");
     }
 }
 
