@@ -250,7 +250,10 @@ async fn many_large_bodies_at_once_are_bounded() -> Checked {
             answer.body
         );
     }
-    ensure!(cut_off <= 20, "{cut_off} of 40 clients were cut off without an answer");
+    ensure!(
+        cut_off <= 20,
+        "{cut_off} of 40 clients were cut off without an answer"
+    );
     let grown = server.facts().peak_bytes()?.saturating_sub(before);
     println!("grew by {} MiB", grown >> 20);
     // 256 MiB of bodies are allowed at once, and each grows by doubling.
