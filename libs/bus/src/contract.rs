@@ -239,7 +239,8 @@ pub trait Bus: Send + Sync + 'static {
         payload: Bytes,
     ) -> Result<Enqueued, BusError>;
 
-    /// Joins (or creates) a consumer. Consumers of different names may not take the same messages.
+    /// Joins (or creates) a consumer. Consumers of different names may not take the same requests; usage and dead
+    /// letters may stay for other readers, as far as the bus keeps them.
     async fn consumer(&self, spec: ConsumerSpec) -> Result<Box<dyn Consumer>, BusError>;
 
     /// Messages of a stream that are not yet acknowledged, over all subjects.
