@@ -48,4 +48,6 @@ pub struct Cancel {
     pub request_id: RequestId,
     /// Attempts up to this one are meant.
     pub attempt: u32,
+    /// A newer attempt goes on: the older ones end without a word and without a bill.
+    pub superseded: bool,
 }

@@ -258,6 +258,9 @@ pub struct Cancel {
     /// Attempts up to this one are meant.
     #[prost(uint32, tag = "2")]
     pub attempt: u32,
+    /// A newer attempt goes on: the older ones end without a word and without a usage event.
+    #[prost(bool, tag = "3")]
+    pub superseded: bool,
 }
 /// "Take over this sequence." Request on vl.w.<worker>.offer, answered by OfferReply.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -41,6 +41,7 @@ pub fn encode_cancel(cancel: &Cancel) -> Bytes {
     encode(&generated::Cancel {
         request_id: request_id_bytes(cancel.request_id),
         attempt: cancel.attempt,
+        superseded: cancel.superseded,
     })
 }
 
@@ -53,6 +54,7 @@ pub fn decode_cancel(bytes: &[u8]) -> Result<Cancel, WireError> {
     Ok(Cancel {
         request_id: CANCEL.request_id(&cancel.request_id)?,
         attempt: cancel.attempt,
+        superseded: cancel.superseded,
     })
 }
 

@@ -246,6 +246,7 @@ fn an_unknown_enum_value_is_an_error_and_an_unknown_field_is_not() {
     let cancel = Cancel {
         request_id: support::ID,
         attempt: 2,
+        superseded: true,
     };
     let mut bytes = wire::encode_cancel(&cancel).to_vec();
     // Field 100, a text of a later version.

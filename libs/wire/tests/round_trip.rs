@@ -210,7 +210,7 @@ proptest! {
 
     #[test]
     fn commands_arrive_as_sent(id: u128, attempt: u32, name in NAME, epoch: u64, from_seq in 1_u64.., deadline_ms: u64) {
-        let cancel = Cancel { request_id: RequestId(id), attempt };
+        let cancel = Cancel { request_id: RequestId(id), attempt, superseded: attempt % 2 == 1 };
         prop_assert_eq!(wire::decode_cancel(&wire::encode_cancel(&cancel)), Ok(cancel));
         let resend = wire::Resend { frontend: FrontendId::new(&name), epoch: Epoch(epoch), from_seq };
         prop_assert_eq!(wire::decode_resend(&wire::encode_resend(&resend)), Ok(resend));

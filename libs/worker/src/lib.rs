@@ -2,7 +2,7 @@
 //!
 //! `core` decides, on one thread and without clock or bus. `turn` drives it with an engine. Everything else is the
 //! async side: it takes requests from the queue (`queue`), finds decode workers (`offering`), answers offers
-//! (`accepting`) and carries out what the loop says (`outlet`).
+//! (`accepting`), carries out what the loop says (`outlet`), and says it again when it was missed (`resending`).
 
 mod accepting;
 mod beacons;
@@ -16,6 +16,8 @@ mod outbox;
 mod outlet;
 mod output;
 mod queue;
+mod recent;
+mod resending;
 mod sequence;
 mod start;
 mod teeth;

@@ -13,6 +13,7 @@ use vlinders_wire::subjects;
 use crate::offering::Offering;
 use crate::outbox::Note;
 use crate::queue::Jobs;
+use crate::recent::RecentBatches;
 use crate::sequence::JobId;
 use crate::teeth::bites;
 
@@ -34,6 +35,8 @@ pub(crate) struct Outlet {
     pub(crate) jobs: Arc<Jobs>,
     pub(crate) offering: Arc<Offering>,
     pub(crate) tasks: Tasks,
+    /// What frontends may ask for again.
+    pub(crate) recent: RecentBatches,
 }
 
 impl Outlet {
@@ -54,11 +57,9 @@ impl Outlet {
         let settlement = match note {
             Note::Step(frontend, batch) => {
                 let subject = Subject::new(subjects::tokens_subject(&frontend));
-                if let Err(error) = self
-                    .bus
-                    .publish(&subject, vlinders_wire::encode_step_batch(&batch))
-                    .await
-                {
+                let payload = vlinders_wire::encode_step_batch(&batch);
+                self.recent.keep(&frontend, batch.batch_seq, payload.clone());
+                if let Err(error) = self.bus.publish(&subject, payload).await {
                     tracing::warn!(%error, %frontend, "step batch not sent");
                 }
                 return;

@@ -18,7 +18,8 @@ pub(crate) struct Sequence {
     pub(crate) phase: Phase,
     pub(crate) output: Output,
     pub(crate) cached_tokens: u32,
-    /// Prefill may have sent the next token already: it goes out alone, so that the frontend can drop a second copy.
+    /// The next token goes out alone: it tells the frontend who answers from here on, and if prefill has sent it already
+    /// the frontend can drop the second copy.
     pub(crate) next_token_alone: bool,
     pub(crate) first_token_ms: Option<u64>,
     /// The delivery to acknowledge when somebody is answerable for what comes next.

@@ -20,6 +20,8 @@ use crate::offering::Offering;
 use crate::outbox::{Note, Outbox};
 use crate::outlet::{NOTES, Outlet};
 use crate::queue::{Jobs, Queue};
+use crate::recent::RecentBatches;
+use crate::resending::{Resending, resend_subject};
 #[cfg(feature = "simulation")]
 use crate::turn::StepTime;
 use crate::turn::{COMMANDS, Drive, Turn};
@@ -82,6 +84,7 @@ async fn start_driven(config: WorkerConfig, parts: WorkerParts, drive: Drive) ->
         jobs: Arc::default(),
         beacons: None,
         load,
+        recent: RecentBatches::default(),
     };
     worker.run(drive, received, notes, said).await
 }
@@ -93,6 +96,7 @@ struct Worker {
     jobs: Arc<Jobs>,
     beacons: Option<Arc<BeaconBook>>,
     load: SharedLoad,
+    recent: RecentBatches,
 }
 
 impl Worker {
@@ -104,6 +108,7 @@ impl Worker {
         said: mpsc::Receiver<Vec<Note>>,
     ) -> Result<(), WorkerError> {
         self.listen().await?;
+        self.serve_resends().await?;
         match self.config.role {
             Role::Decode => self.serve_offers().await?,
             Role::Prefill => {
@@ -144,6 +149,23 @@ impl Worker {
             "drain",
             drain(self.commands.clone(), self.config.drain_limit, stopping),
         );
+        Ok(())
+    }
+
+    async fn serve_resends(&self) -> Result<(), WorkerError> {
+        let (bus, tasks) = (&self.parts.bus, &self.parts.tasks);
+        let asked = bus.subscribe(&resend_subject(&self.config.worker)).await;
+        let asked = asked.map_err(|source| self.refused("the resend subscription", source))?;
+        let labels = [("role", self.config.role.name())];
+        let help = "Step batches sent again to frontends that missed them";
+        let resending = Resending {
+            bus: Arc::clone(bus),
+            recent: self.recent.clone(),
+            epoch: self.config.epoch,
+            resends: self.parts.metrics.counter("resends", help, &labels),
+        };
+        let stopping = tasks.stopping(Stage::Flush);
+        tasks.spawn(Stage::Flush, "resends", resending.serve(asked, stopping));
         Ok(())
     }
 
@@ -220,6 +242,7 @@ impl Worker {
             jobs: Arc::clone(&self.jobs),
             offering: Arc::new(offering),
             tasks: self.parts.tasks.clone(),
+            recent: self.recent.clone(),
         };
         // Ends by itself when the loop has ended and everything it said is carried out.
         self.parts.tasks.spawn(Stage::Flush, "outlet", outlet.run(said));

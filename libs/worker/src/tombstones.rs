@@ -7,35 +7,60 @@ use vlinders_types::{Cancel, RequestId};
 /// Remembered cancellations at most. The oldest go first; a forgotten one costs a prefill nobody reads.
 const CAPACITY: usize = 4096;
 
+/// Why an attempt is not wanted any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Burial {
+    /// Nobody waits for the request.
+    Cancelled,
+    /// A newer attempt brings the answer.
+    Superseded,
+}
+
 /// Remembers which attempts of which requests are not wanted any more.
 #[derive(Default)]
 pub(crate) struct Tombstones {
-    attempts: HashMap<RequestId, u32>,
+    buried: HashMap<RequestId, Buried>,
     order: VecDeque<RequestId>,
+}
+
+/// Attempts below these numbers are meant.
+#[derive(Clone, Copy, Default)]
+struct Buried {
+    superseded_below: u32,
+    cancelled_below: u32,
 }
 
 impl Tombstones {
     /// Remembers a cancellation.
     pub(crate) fn bury(&mut self, cancel: &Cancel) {
-        match self.attempts.get_mut(&cancel.request_id) {
-            Some(attempt) => *attempt = (*attempt).max(cancel.attempt),
-            None => {
-                self.attempts.insert(cancel.request_id, cancel.attempt);
-                self.order.push_back(cancel.request_id);
-            }
-        }
+        let buried = self.buried.entry(cancel.request_id).or_insert_with(|| {
+            self.order.push_back(cancel.request_id);
+            Buried::default()
+        });
+        let below = if cancel.superseded {
+            &mut buried.superseded_below
+        } else {
+            &mut buried.cancelled_below
+        };
+        *below = (*below).max(cancel.attempt.saturating_add(1));
         if self.order.len() > CAPACITY
             && let Some(oldest) = self.order.pop_front()
         {
-            self.attempts.remove(&oldest);
+            self.buried.remove(&oldest);
         }
     }
 
-    /// Whether this attempt was cancelled.
-    pub(crate) fn covers(&self, request: RequestId, attempt: u32) -> bool {
-        self.attempts
-            .get(&request)
-            .is_some_and(|cancelled| attempt <= *cancelled)
+    /// Why this attempt is not wanted, if it is not.
+    pub(crate) fn find(&self, request: RequestId, attempt: u32) -> Option<Burial> {
+        let buried = self.buried.get(&request)?;
+        // The newest attempt answers for a request that is cancelled after all.
+        if attempt < buried.superseded_below {
+            Some(Burial::Superseded)
+        } else if attempt < buried.cancelled_below {
+            Some(Burial::Cancelled)
+        } else {
+            None
+        }
     }
 }
 
@@ -47,6 +72,7 @@ mod tests {
         Cancel {
             request_id: RequestId(number),
             attempt,
+            superseded: false,
         }
     }
 
@@ -55,8 +81,20 @@ mod tests {
         let mut tombstones = Tombstones::default();
         tombstones.bury(&cancel(1, 1));
         tombstones.bury(&cancel(1, 0));
-        assert!(tombstones.covers(RequestId(1), 0) && tombstones.covers(RequestId(1), 1));
-        assert!(!tombstones.covers(RequestId(1), 2));
+        let found = [0, 1, 2].map(|attempt| tombstones.find(RequestId(1), attempt));
+        assert_eq!(found, [Some(Burial::Cancelled), Some(Burial::Cancelled), None]);
+    }
+
+    #[test]
+    fn of_a_cancelled_request_only_the_newest_attempt_is_billed() {
+        let mut tombstones = Tombstones::default();
+        tombstones.bury(&Cancel {
+            superseded: true,
+            ..cancel(1, 0)
+        });
+        tombstones.bury(&cancel(1, 1));
+        let found = [0, 1, 2].map(|attempt| tombstones.find(RequestId(1), attempt));
+        assert_eq!(found, [Some(Burial::Superseded), Some(Burial::Cancelled), None]);
     }
 
     #[test]
@@ -65,8 +103,8 @@ mod tests {
         for number in 0..=CAPACITY as u128 {
             tombstones.bury(&cancel(number, 0));
         }
-        assert!(!tombstones.covers(RequestId(0), 0));
-        assert!(tombstones.covers(RequestId(CAPACITY as u128), 0));
-        assert_eq!(tombstones.attempts.len(), CAPACITY);
+        assert_eq!(tombstones.find(RequestId(0), 0), None);
+        assert!(tombstones.find(RequestId(CAPACITY as u128), 0).is_some());
+        assert_eq!(tombstones.buried.len(), CAPACITY);
     }
 }

@@ -182,6 +182,7 @@ impl Frontend {
         let cancel = vlinders_wire::encode_cancel(&Cancel {
             request_id: client.request.request_id,
             attempt: client.request.attempt,
+            superseded: false,
         });
         for worker in &self.workers {
             let subject = Subject::new(subjects::worker_subject(worker, WorkerCall::Cancel));

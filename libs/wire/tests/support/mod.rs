@@ -213,6 +213,7 @@ pub fn examples() -> Vec<(&'static str, Bytes)> {
             wire::encode_cancel(&Cancel {
                 request_id: ID,
                 attempt: 2,
+                superseded: true,
             }),
         ),
         ("step_batch", wire::encode_step_batch(&step_batch())),

@@ -12,6 +12,7 @@ use crate::ending_texts as texts;
 use crate::outbox::Note;
 use crate::sequence::{HandOff, JobId, Phase, Sequence};
 use crate::teeth::bites;
+use crate::tombstones::Burial;
 
 impl Core {
     /// Ends a sequence this worker answers for.
@@ -150,9 +151,19 @@ impl Core {
         match &mut sequence.phase {
             // Prefill answers for it and was told as well; if it has just let go, the end is ours to make.
             Phase::AwaitingKv { cancelled } => *cancelled = true,
-            Phase::Local | Phase::Prefilling(_) | Phase::HandingOver(..) => {
-                self.end(id, FinishReason::Cancelled, None, None);
-            }
+            Phase::Local | Phase::Prefilling(_) | Phase::HandingOver(..) => self.end_unwanted(id),
+        }
+    }
+
+    /// Ends a sequence whose attempt is buried: with a word and a bill, unless a newer attempt brings both.
+    pub(super) fn end_unwanted(&mut self, id: SequenceId) {
+        let Some(sequence) = self.sequences.get(&id) else {
+            return;
+        };
+        let (request, attempt) = (sequence.request.request_id, sequence.request.attempt);
+        match self.tombstones.find(request, attempt) {
+            Some(Burial::Superseded) => self.discard(id),
+            Some(Burial::Cancelled) | None => self.end(id, FinishReason::Cancelled, None, None),
         }
     }
 
@@ -165,6 +176,7 @@ impl Core {
             .map(|sequence| Cancel {
                 request_id: sequence.request.request_id,
                 attempt: sequence.request.attempt,
+                superseded: false,
             })
             .collect();
         // In the same order in every run of a simulation.

@@ -193,13 +193,12 @@ impl Core {
             self.scheduler.end_quarantine(id);
             return false;
         };
-        match resume {
-            Some(resume) => {
-                sequence.cached_tokens = resume.cached_tokens;
-                sequence.first_token_ms = Some(resume.first_token_ms);
-                sequence.output.replay(&resume.generated);
-            }
-            None => sequence.next_token_alone = true,
+        // Tells the frontend who answers now, also when the client waits for the whole.
+        sequence.next_token_alone = true;
+        if let Some(resume) = resume {
+            sequence.cached_tokens = resume.cached_tokens;
+            sequence.first_token_ms = Some(resume.first_token_ms);
+            sequence.output.replay(&resume.generated);
         }
         true
     }
@@ -210,7 +209,7 @@ impl Core {
         };
         let before = std::mem::replace(&mut sequence.phase, Phase::Local);
         if matches!(before, Phase::AwaitingKv { cancelled: true }) {
-            self.end(id, FinishReason::Cancelled, None, None);
+            self.end_unwanted(id);
         }
     }
 

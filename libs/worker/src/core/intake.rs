@@ -14,13 +14,17 @@ use crate::outbox::Note;
 use crate::output::Output;
 use crate::sequence::{HandOff, JobId, Phase, Sequence};
 use crate::teeth::bites;
+use crate::tombstones::Burial;
 
 impl Core {
     /// Takes a request from the queue.
     pub(super) fn admit(&mut self, request: Request, job: JobId, slot: OwnedSemaphorePermit) {
-        if self.tombstones.covers(request.request_id, request.attempt) {
-            self.refuse_unstarted(&request, Some(job), FinishReason::Cancelled, None);
-            return;
+        match self.tombstones.find(request.request_id, request.attempt) {
+            Some(Burial::Superseded) => return self.outbox.push(Note::Settle(job)),
+            Some(Burial::Cancelled) => {
+                return self.refuse_unstarted(&request, Some(job), FinishReason::Cancelled, None);
+            }
+            None => {}
         }
         if request.deadline_ms <= self.clock.now_ms() {
             let fault = RequestFault {
@@ -92,8 +96,10 @@ impl Core {
         if self.draining {
             return Err(RefuseReason::Draining);
         }
-        if self.tombstones.covers(request.request_id, request.attempt) {
-            return Err(RefuseReason::Cancelled);
+        match self.tombstones.find(request.request_id, request.attempt) {
+            Some(Burial::Superseded) => return Err(RefuseReason::Answered),
+            Some(Burial::Cancelled) => return Err(RefuseReason::Cancelled),
+            None => {}
         }
         if request.prompt_ids.is_empty() {
             return Err(RefuseReason::Invalid);

@@ -221,14 +221,45 @@ impl World {
         let cancel = Cancel {
             request_id: request.request_id,
             attempt: request.attempt,
+            superseded: false,
         };
+        self.bury(&cancel).await;
+    }
+
+    /// Tells every worker.
+    pub(crate) async fn bury(&self, cancel: &Cancel) {
         for worker in &self.workers {
             let subject = Subject::new(subjects::worker_subject(worker, subjects::WorkerCall::Cancel));
             self.bus
-                .publish(&subject, vlinders_wire::encode_cancel(&cancel))
+                .publish(&subject, vlinders_wire::encode_cancel(cancel))
                 .await
                 .unwrap();
         }
+    }
+
+    /// Asks every worker for the batches of its life `epoch` from this number on.
+    pub(crate) async fn ask_again(&self, epoch: u64, from_seq: u64) {
+        let resend = vlinders_wire::Resend {
+            frontend: self.frontend.clone(),
+            epoch: Epoch(epoch),
+            from_seq,
+        };
+        for worker in &self.workers {
+            let subject = Subject::new(subjects::worker_subject(worker, subjects::WorkerCall::Resend));
+            let bytes = vlinders_wire::encode_resend(&resend);
+            // The answer comes when everything is sent.
+            self.bus
+                .request(&subject, bytes, Duration::from_secs(10))
+                .await
+                .unwrap();
+        }
+    }
+
+    /// The next batch, when there is one now.
+    pub(crate) async fn batch(&mut self) -> Option<vlinders_types::StepBatch> {
+        let next = tokio::time::timeout(Duration::from_millis(50), self.tokens.next()).await;
+        let incoming = next.ok()?.expect("the bus lives");
+        Some(vlinders_wire::decode_step_batch(&incoming.payload).unwrap())
     }
 
     /// Collects until `count` streams have ended.

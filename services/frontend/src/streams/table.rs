@@ -142,6 +142,7 @@ impl Streams {
         let cancel = Cancel {
             request_id: stream.spec.request_id,
             attempt: stream.attempt(),
+            superseded: false,
         };
         let model = stream.spec.model.clone();
         self.canceller.send(CancelOrder {
@@ -295,7 +296,8 @@ mod tests {
             cancel,
             Cancel {
                 request_id: RequestId(5),
-                attempt: 0
+                attempt: 0,
+                superseded: false,
             }
         );
         let more = tokio::time::timeout(CANCEL_AGAIN, cancels.next()).await;
