@@ -33,8 +33,12 @@ pub struct FrontendConfig {
     pub preparing: usize,
     /// Requests that may wait to be rendered and tokenized.
     pub waiting_to_prepare: usize,
-    /// How old a worker's beacon may be for the worker to count as alive.
+    /// How old a worker's beacon may be for the worker to count as alive. What a silent one was running goes on elsewhere.
     pub beacon_fresh: Duration,
+    /// With nothing in the queue, a request nobody has said a word about for so long is put into it again.
+    pub first_token_patience: Duration,
+    /// How often a request is put into the queue at most, workers being lost.
+    pub max_attempts: u32,
     /// How long running streams may go on once the process is asked to stop.
     pub drain: Duration,
     /// What to do with fields nobody knows.
@@ -59,6 +63,8 @@ impl Default for FrontendConfig {
             preparing: cores,
             waiting_to_prepare: 512,
             beacon_fresh: Duration::from_secs(3),
+            first_token_patience: Duration::from_secs(30),
+            max_attempts: 3,
             drain: Duration::from_secs(20),
             unknown_fields: UnknownFields::Refuse,
         }

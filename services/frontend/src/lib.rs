@@ -11,6 +11,7 @@ mod entropy;
 mod generate;
 mod http;
 mod limiter;
+mod lives;
 mod metrics;
 mod models;
 mod server;
@@ -28,8 +29,9 @@ use vlinders_types::{FrontendId, ModelName};
 
 use crate::app::App;
 use crate::generate::Preparer;
+use crate::lives::Lives;
 use crate::metrics::FrontendMetrics;
-use crate::streams::{Canceller, Streams, WayBack};
+use crate::streams::{BatchOrder, Canceller, Failover, FailoverRules, Streams, WayBack};
 use crate::workers::Workers;
 
 pub use caller::{Anonymous, Authenticator, Caller};
@@ -119,14 +121,31 @@ pub async fn start(parts: FrontendParts, listener: TcpListener) -> Result<Fronte
     let (canceller, cancels) =
         Canceller::new(Arc::clone(&parts.bus), Arc::clone(&workers), Arc::clone(&metrics));
     let streams = Streams::new(parts.config.requests_in_flight, canceller, Arc::clone(&metrics));
-    let way = WayBack::new(
-        Arc::clone(&parts.bus),
-        frontend.clone(),
-        Arc::clone(&streams),
-        Arc::clone(&workers),
-        Arc::clone(&metrics),
-    );
-    streams::spawn(way, cancels, &parts.tasks, &parts.config).await?;
+    let lives = Arc::new(Lives::new(parts.config.beacon_fresh));
+    let failover = Failover {
+        bus: Arc::clone(&parts.bus),
+        frontend: frontend.clone(),
+        streams: Arc::clone(&streams),
+        lives: Arc::clone(&lives),
+        clock: Arc::clone(&parts.clock),
+        metrics: Arc::clone(&metrics),
+        rules: FailoverRules {
+            queue: parts.config.queue.clone(),
+            first_token_patience: parts.config.first_token_patience,
+            max_attempts: parts.config.max_attempts,
+        },
+        owed: Vec::new(),
+    };
+    let way = Arc::new(WayBack {
+        bus: Arc::clone(&parts.bus),
+        frontend: frontend.clone(),
+        streams: Arc::clone(&streams),
+        workers: Arc::clone(&workers),
+        lives,
+        metrics: Arc::clone(&metrics),
+        order: BatchOrder::default().into(),
+    });
+    streams::spawn(way, cancels, failover, &parts.tasks, &parts.config).await?;
     let app = Arc::new(App {
         frontend,
         bus: parts.bus,

@@ -57,6 +57,12 @@ impl FrontendMetrics {
         histogram(&[("route", route)]).observe(seconds);
     }
 
+    /// A stream goes on with another attempt, or would if it had one left.
+    pub(crate) fn failover(&self, cause: &'static str) {
+        let help = "Attempts given up because of a lost worker or lost messages, by reason";
+        self.all.counter("failovers", help, &[("reason", cause)]).inc();
+    }
+
     pub(crate) fn count_tokens(&self, counts: TokenCounts) {
         self.prompt_tokens.inc_by(counts.prompt.into());
         self.cached_tokens.inc_by(counts.cached.into());

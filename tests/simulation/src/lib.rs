@@ -23,4 +23,5 @@ mod world;
 
 pub use checks::Tally;
 pub use ledger::SimLedger;
+pub use requests::byte_level_text;
 pub use run::run;

@@ -75,7 +75,8 @@ pub(crate) fn request(arrived: &Arrived<'_>) -> Request {
 }
 
 /// Every byte is a token, and there is one more that ends a sequence.
-pub(crate) fn byte_level_text() -> Arc<ModelText> {
+#[must_use]
+pub fn byte_level_text() -> Arc<ModelText> {
     let printable = |byte: &u32| matches!(byte, 33..=126 | 161..=172 | 174..=255);
     let mut beyond = 256;
     let vocabulary: serde_json::Map<String, serde_json::Value> = (0..BYTES)

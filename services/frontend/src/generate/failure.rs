@@ -48,7 +48,11 @@ fn given_up(reason: GivenUp) -> ApiError {
             "client_too_slow",
             "the answer was not read fast enough and was cancelled",
         ),
-        GivenUp::Gap => internal(),
+        GivenUp::WorkersLost => retry(
+            502,
+            "workers_lost",
+            "the workers that computed this answer were lost; try again",
+        ),
         GivenUp::Stopping => retry(503, "shutting_down", "the server is shutting down; try again"),
     }
 }

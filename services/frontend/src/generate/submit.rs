@@ -36,26 +36,24 @@ pub(crate) async fn submit(
         let text = "the server is shutting down; try again";
         return Err(ApiError::new(503, "shutting_down", text).with_retry_after(QUEUE_RETRY_S));
     }
+    let (request, writer) = split(app, submission, prepared);
     let spec = StreamSpec {
-        request_id: submission.request_id,
-        model: prepared.model.name.clone(),
+        request,
         deadline: Instant::now() + app.config.request_deadline,
-        is_streamed: prepared.is_streamed,
         buffer_bytes: app.config.stream_buffer_bytes,
     };
     let claim = app.streams.open(spec).map_err(|_too_many| {
         ApiError::new(503, "overloaded", "too many requests are running; try again soon")
             .with_retry_after(QUEUE_RETRY_S)
     })?;
-    let (request, writer) = split(app, submission, prepared, claim.handle());
+    let request = &claim.stream().spec.request;
     let subject = Subject::new(request_subject(&request.model, &app.config.queue));
-    let message_id = request_message_id(&request);
-    let payload = encode_request(&request);
-    match app
+    let message_id = request_message_id(request);
+    let payload = encode_request(request);
+    let stored = app
         .bus
-        .enqueue(StreamName::Requests, &subject, &message_id, payload)
-        .await
-    {
+        .enqueue(StreamName::Requests, &subject, &message_id, payload);
+    match stored.await {
         Ok(_stored) => Ok((claim, writer)),
         Err(error) => Err(refused(claim, &error)),
     }
@@ -84,7 +82,7 @@ fn refused(claim: Claim, error: &BusError) -> ApiError {
         | BusError::InvalidSubject { .. }
         | BusError::NoStream { .. }
         | BusError::Overlap { .. } => {
-            tracing::error!(request = %claim.stream().spec.request_id, %error, "request not enqueued");
+            tracing::error!(request = %claim.stream().spec.request.request_id, %error, "request not enqueued");
             ApiError::new(
                 503,
                 "queue_unavailable",
@@ -96,7 +94,7 @@ fn refused(claim: Claim, error: &BusError) -> ApiError {
 }
 
 /// Parts the prepared request into what goes to the worker and what stays for the answer.
-fn split(app: &App, submission: Submission, prepared: Prepared, handle: u64) -> (Request, Writer) {
+fn split(app: &App, submission: Submission, prepared: Prepared) -> (Request, Writer) {
     let created_ms = app.clock.now_ms();
     let deadline_ms = u64::try_from(app.config.request_deadline.as_millis()).unwrap_or(u64::MAX);
     let prefix = match &prepared.shape {
@@ -117,7 +115,8 @@ fn split(app: &App, submission: Submission, prepared: Prepared, handle: u64) -> 
         key: submission.caller.key,
         model: prepared.model.name.clone(),
         frontend: app.frontend.clone(),
-        handle,
+        // Given by the table of streams.
+        handle: 0,
         created_ms,
         deadline_ms: created_ms.saturating_add(deadline_ms),
         stream: prepared.is_streamed,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use vlinders_types::{Chunk, Finish, TokenLogprob};
+use vlinders_types::{Chunk, Finish, TokenId, TokenLogprob};
 
 /// Chunks that may wait for a predecessor. A lost batch is sent again long before so many steps have passed.
 const MAX_EARLY: usize = 256;
@@ -34,8 +34,8 @@ pub(crate) enum GivenUp {
     Deadline,
     /// The client reads too slowly.
     SlowClient,
-    /// A chunk is missing: going on would show a text with a hole.
-    Gap,
+    /// Every attempt was lost with its worker.
+    WorkersLost,
     /// The process leaves.
     Stopping,
 }
@@ -70,8 +70,9 @@ pub(crate) enum Tempo {
 pub(crate) struct Assembly {
     buffer_bytes: usize,
     attempt: u32,
-    /// Index of the next token among the generated ones.
-    next_position: u32,
+    /// Every token that came. Chunks are taken whole, so the text that came is the text of exactly these: whoever replays
+    /// them holds back what was held back here.
+    ids: Vec<TokenId>,
     pending: News,
     pending_bytes: usize,
     /// Since when the oldest pending piece waits.
@@ -89,7 +90,7 @@ impl Assembly {
         Self {
             buffer_bytes,
             attempt: 0,
-            next_position: 0,
+            ids: Vec::new(),
             pending: News::default(),
             pending_bytes: 0,
             pending_since: None,
@@ -114,7 +115,7 @@ impl Assembly {
         if self.pending_bytes > 0 && self.pending_bytes + chunk_bytes(&chunk) > self.buffer_bytes {
             return (Pushed::Overflow, None);
         }
-        let first = self.next_position;
+        let first = self.ids.len();
         let mut next = Some(chunk);
         while let Some(chunk) = next {
             next = self.absorb(chunk);
@@ -122,7 +123,7 @@ impl Assembly {
         if self.early.is_empty() {
             self.early_since = None;
         }
-        let tempo = self.tempo(self.next_position - first);
+        let tempo = self.tempo(u32::try_from(self.ids.len() - first).unwrap_or(u32::MAX));
         let pushed = if self.is_ended {
             Pushed::Ended
         } else {
@@ -145,6 +146,19 @@ impl Assembly {
             self.pending.end = Some(end);
             self.pending_since.get_or_insert_with(Instant::now);
         }
+    }
+
+    /// Goes on with another attempt: from here on only its chunks count. What an older one sent out of turn is
+    /// forgotten, since it comes again.
+    pub(crate) fn begin_attempt(&mut self) {
+        self.attempt += 1;
+        self.early.clear();
+        self.early_since = None;
+    }
+
+    /// Every token that came.
+    pub(crate) fn ids(&self) -> &[TokenId] {
+        &self.ids
     }
 
     /// The attempt that counts.
@@ -173,9 +187,10 @@ impl Assembly {
             return Pushed::Stale;
         }
         let end = chunk.position.saturating_add(token_count(chunk));
-        match chunk.position.cmp(&self.next_position) {
+        let next_position = self.next_position();
+        match chunk.position.cmp(&next_position) {
             std::cmp::Ordering::Equal => Pushed::Taken,
-            std::cmp::Ordering::Less if end <= self.next_position => Pushed::Stale,
+            std::cmp::Ordering::Less if end <= next_position => Pushed::Stale,
             // Text cannot be cut at a token: half-known is unknown.
             std::cmp::Ordering::Less => Pushed::Gap,
             std::cmp::Ordering::Greater => Pushed::Early,
@@ -197,7 +212,7 @@ impl Assembly {
 
     /// Adds the next chunk, and gives back the one that follows it if that came before.
     fn absorb(&mut self, chunk: Chunk) -> Option<Chunk> {
-        self.next_position = self.next_position.saturating_add(token_count(&chunk));
+        self.ids.extend_from_slice(&chunk.ids);
         self.pending_bytes += chunk_bytes(&chunk);
         self.pending.text.push_str(&chunk.text);
         self.pending.logprobs.extend(chunk.logprobs);
@@ -205,7 +220,12 @@ impl Assembly {
         if let Some(finish) = chunk.finish {
             self.end(End::Finished(finish));
         }
-        self.early.remove(&self.next_position)
+        self.early.remove(&self.next_position())
+    }
+
+    /// Index of the next token among the generated ones.
+    fn next_position(&self) -> u32 {
+        u32::try_from(self.ids.len()).unwrap_or(u32::MAX)
     }
 
     /// Notes the time of so many tokens.
@@ -321,6 +341,36 @@ mod tests {
                 .0,
             Pushed::Gap
         );
+    }
+
+    #[test]
+    fn another_attempt_goes_on_after_the_tokens_that_came() {
+        let mut stream = stream(100);
+        stream.push(chunk(0, "a"));
+        stream.push(chunk(2, "out of turn"));
+        stream.begin_attempt();
+        let of = |attempt, chunk| Chunk { attempt, ..chunk };
+        assert_eq!((stream.ids(), stream.missing()), (&[7][..], None));
+        assert_eq!(stream.push(of(0, chunk(1, "late"))).0, Pushed::Stale);
+        let old_end = Chunk {
+            finish: Some(finish()),
+            ..chunk(1, "late")
+        };
+        assert_eq!(stream.push(of(0, old_end.clone())).0, Pushed::Stale);
+        assert_eq!(stream.push(of(1, chunk(1, "b"))).0, Pushed::Taken);
+        assert_eq!(
+            stream
+                .push(of(
+                    1,
+                    Chunk {
+                        position: 2,
+                        ..old_end
+                    }
+                ))
+                .0,
+            Pushed::Ended
+        );
+        assert_eq!(stream.take().unwrap().text, "ablate");
     }
 
     #[tokio::test(start_paused = true)]

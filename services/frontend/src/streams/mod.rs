@@ -3,13 +3,17 @@
 mod assembly;
 mod batches;
 mod canceller;
+mod course;
+mod failover;
 mod stream;
 mod sweep;
 mod table;
 mod tasks;
 
 pub(crate) use assembly::{End, GivenUp, News};
+pub(crate) use batches::BatchOrder;
 pub(crate) use canceller::Canceller;
+pub(crate) use failover::{Failover, FailoverRules};
 pub(crate) use stream::StreamSpec;
 pub(crate) use table::{Claim, Streams};
 pub(crate) use tasks::{WayBack, spawn};

@@ -1,47 +1,86 @@
 //! One request's way back: the dispatcher pushes, the HTTP side takes. What is not yet taken is joined into one piece,
-//! so a slow client costs memory for its text and nothing else.
+//! so a slow client costs memory for its text and nothing else. When its worker is lost, it goes on with another attempt
+//! and its reader does not notice.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use vlinders_types::{Chunk, ModelName, RequestId};
+use vlinders_types::{Chunk, Request};
 
 use super::assembly::{Assembly, End, GivenUp, News, Pushed, Tempo};
+use super::course::{Cause, Course, Origin};
+use crate::lives::Book;
+
+/// Missing chunks are waited for so long; workers send lost batches again within this time.
+const GAP: Duration = Duration::from_secs(3);
+/// At most one more word in this time to a worker that goes on with an old attempt.
+const TELL_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a stream is for.
 #[derive(Clone, Debug)]
 pub(crate) struct StreamSpec {
-    pub(crate) request_id: RequestId,
-    pub(crate) model: ModelName,
+    /// As it was dispatched first.
+    pub(crate) request: Request,
     pub(crate) deadline: Instant,
-    /// Whether tokens are delivered as they come; then their times are measured.
-    pub(crate) is_streamed: bool,
     pub(crate) buffer_bytes: usize,
 }
 
 /// Shared by the dispatcher and the HTTP side.
 pub(crate) struct Stream {
     pub(crate) spec: StreamSpec,
-    assembly: Mutex<Assembly>,
+    state: Mutex<State>,
     news: Notify,
+}
+
+struct State {
+    assembly: Assembly,
+    course: Course,
+}
+
+/// What became of a chunk, and what it tells beside.
+pub(crate) struct Delivered {
+    pub(crate) pushed: Pushed,
+    /// For the metrics.
+    pub(crate) tempo: Option<Tempo>,
+    /// Its sender goes on with an attempt that counts no more, and should be told.
+    pub(crate) is_of_the_past: bool,
+}
+
+/// Whether another attempt began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begun {
+    /// This one.
+    Attempt(u32),
+    /// There were enough of them.
+    NoMore,
+    /// The stream needs none: its last news has come.
+    Ended,
 }
 
 impl Stream {
     pub(crate) fn new(spec: StreamSpec) -> Self {
-        let assembly = Mutex::new(Assembly::new(spec.buffer_bytes));
+        let state = State {
+            assembly: Assembly::new(spec.buffer_bytes),
+            course: Course::new(),
+        };
         Self {
             spec,
-            assembly,
+            state: Mutex::new(state),
             news: Notify::new(),
         }
+    }
+
+    /// The frontend's name for it.
+    pub(crate) fn handle(&self) -> u64 {
+        self.spec.request.handle
     }
 
     /// Waits for news. Cancel-safe. After an end there are none.
     pub(crate) async fn next(&self) -> News {
         loop {
-            let news = self.lock().take();
+            let news = self.lock().assembly.take();
             if let Some(news) = news {
                 return news;
             }
@@ -51,39 +90,105 @@ impl Stream {
     }
 
     /// Adds a chunk. Never waits.
-    pub(crate) fn push(&self, chunk: Chunk) -> (Pushed, Option<Tempo>) {
-        let (pushed, tempo) = self.lock().push(chunk);
+    pub(crate) fn push(&self, from: &Origin, chunk: Chunk) -> Delivered {
+        let (position, attempt) = (chunk.position, chunk.attempt);
+        let mut state = self.lock();
+        let (pushed, tempo) = state.assembly.push(chunk);
+        match pushed {
+            Pushed::Taken | Pushed::Early | Pushed::Ended => state.course.heard(from, position),
+            Pushed::Gap => state.course.lost_track(),
+            Pushed::Stale | Pushed::Overflow => {}
+        }
+        let is_of_the_past = attempt < state.assembly.attempt() && state.course.tell_again(TELL_AGAIN);
+        drop(state);
         self.news.notify_one();
-        (pushed, tempo.filter(|_| self.spec.is_streamed))
+        Delivered {
+            pushed,
+            tempo: tempo.filter(|_| self.spec.request.stream),
+            is_of_the_past,
+        }
     }
 
     /// Ends the stream from this side. What was pending is still delivered before.
     pub(crate) fn give_up(&self, reason: GivenUp) {
-        self.lock().end(End::GivenUp(reason));
+        self.lock().assembly.end(End::GivenUp(reason));
         self.news.notify_one();
     }
 
     /// The attempt that counts.
     pub(crate) fn attempt(&self) -> u32 {
-        self.lock().attempt()
+        self.lock().assembly.attempt()
     }
 
     /// Whether its last news has come.
     pub(crate) fn has_ended(&self) -> bool {
-        self.lock().has_ended()
+        self.lock().assembly.has_ended()
     }
 
     /// Whether something has waited for the client longer than this.
     pub(crate) fn is_stalled(&self, limit: Duration) -> bool {
-        self.lock().waiting().is_some_and(|waiting| waiting > limit)
+        self.lock()
+            .assembly
+            .waiting()
+            .is_some_and(|waiting| waiting > limit)
     }
 
-    /// Whether a missing chunk was waited for longer than this.
-    pub(crate) fn has_gap(&self, limit: Duration) -> bool {
-        self.lock().missing().is_some_and(|missing| missing > limit)
+    /// Why it must go on with another attempt, if it must.
+    pub(crate) fn cause_to_move(&self, book: &Book) -> Option<Cause> {
+        let state = self.lock();
+        let cause = state.course.cause(book, &self.spec.request.model);
+        cause.or_else(|| {
+            let has_gap = state.assembly.missing().is_some_and(|missing| missing > GAP);
+            has_gap.then_some(Cause::Gap)
+        })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Assembly> {
-        self.assembly.lock().unwrap_or_else(PoisonError::into_inner)
+    /// How long its attempt has been in the queue without a word.
+    pub(crate) fn unanswered(&self) -> Option<Duration> {
+        self.lock().course.unanswered()
+    }
+
+    /// Begins the next attempt of so many, which must be put into the queue.
+    pub(crate) fn begin_attempt(&self, max_attempts: u32) -> Begun {
+        let mut state = self.lock();
+        if state.assembly.has_ended() {
+            return Begun::Ended;
+        }
+        if state.assembly.attempt() + 1 >= max_attempts {
+            return Begun::NoMore;
+        }
+        state.assembly.begin_attempt();
+        state.course.begin();
+        Begun::Attempt(state.assembly.attempt())
+    }
+
+    /// The attempt to put into the queue, with what the client has; none when it is there.
+    pub(crate) fn unsent(&self) -> Option<Request> {
+        let state = self.lock();
+        let is_due = state.course.is_unsent() && !state.assembly.has_ended();
+        is_due.then(|| Request {
+            attempt: state.assembly.attempt(),
+            emitted_ids: state.assembly.ids().to_vec(),
+            // Its client has waited before: it goes before new work.
+            priority: self.spec.request.priority.saturating_add(1),
+            ..self.spec.request.clone()
+        })
+    }
+
+    /// This attempt is in the queue.
+    pub(crate) fn sent(&self, attempt: u32) {
+        let mut state = self.lock();
+        if state.assembly.attempt() == attempt {
+            state.course.sent();
+        }
+    }
+
+    /// Tokens that came.
+    pub(crate) fn token_count(&self) -> u32 {
+        u32::try_from(self.lock().assembly.ids().len()).unwrap_or(u32::MAX)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -12,8 +12,6 @@ use super::table::Streams;
 
 /// How exact deadlines are.
 const PERIOD: Duration = Duration::from_millis(100);
-/// How long a missing chunk is waited for; workers send lost batches again within this time.
-const GAP: Duration = Duration::from_secs(3);
 
 /// When streams end.
 #[derive(Clone, Copy, Debug)]
@@ -43,8 +41,8 @@ pub(crate) async fn run(
             stop_since.get_or_insert_with(Instant::now);
         }
         let must_end = stop_since.is_some_and(|since| since.elapsed() >= rules.drain);
-        for (handle, reason) in streams.find(|stream| reason_to_end(stream, rules, must_end)) {
-            streams.give_up(handle, reason);
+        for (stream, reason) in streams.find(|stream| reason_to_end(stream, rules, must_end)) {
+            streams.give_up(stream.handle(), reason);
         }
     }
 }
@@ -56,8 +54,6 @@ fn reason_to_end(stream: &Stream, rules: SweepRules, must_end: bool) -> Option<G
         Some(GivenUp::Deadline)
     } else if stream.is_stalled(rules.stalled_client) {
         Some(GivenUp::SlowClient)
-    } else if stream.has_gap(GAP) {
-        Some(GivenUp::Gap)
     } else {
         None
     }

@@ -11,6 +11,7 @@ use vlinders_types::{Cancel, Chunk, ModelName, WorkerId};
 
 use super::assembly::{GivenUp, Pushed, Tempo};
 use super::canceller::{CancelOrder, Canceller, Recipients};
+use super::course::Origin;
 use super::stream::{Stream, StreamSpec};
 use crate::metrics::FrontendMetrics;
 
@@ -58,9 +59,10 @@ impl Streams {
     }
 
     /// Opens a stream. It runs until it ends or its claim is dropped.
-    pub(crate) fn open(self: &Arc<Self>, spec: StreamSpec) -> Result<Claim, TooMany> {
-        let stream = Arc::new(Stream::new(spec));
+    pub(crate) fn open(self: &Arc<Self>, mut spec: StreamSpec) -> Result<Claim, TooMany> {
         let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        spec.request.handle = handle;
+        let stream = Arc::new(Stream::new(spec));
         let mut tables = self.lock();
         if tables.running.len() >= self.max_running {
             return Err(TooMany);
@@ -68,7 +70,6 @@ impl Streams {
         tables.running.insert(handle, Arc::clone(&stream));
         self.show(&tables);
         Ok(Claim {
-            handle,
             stream,
             streams: Arc::clone(self),
         })
@@ -80,18 +81,21 @@ impl Streams {
     }
 
     /// Brings one chunk to its stream. Never waits.
-    pub(crate) fn deliver(&self, worker: &WorkerId, chunk: Chunk) {
+    pub(crate) fn deliver(&self, from: &Origin, chunk: Chunk) {
         let handle = chunk.handle;
         let stream = self.lock().running.get(&handle).cloned();
         let Some(stream) = stream else {
             if chunk.finish.is_none() {
-                self.cancel_again(handle, worker);
+                self.cancel_again(handle, &from.worker);
             }
             return;
         };
         let counts = chunk.finish.as_ref().map(|finish| finish.counts);
-        let (pushed, tempo) = stream.push(chunk);
-        match tempo {
+        let delivered = stream.push(from, chunk);
+        if delivered.is_of_the_past {
+            self.supersede(&stream, Some(&from.worker));
+        }
+        match delivered.tempo {
             Some(Tempo::First(after)) => self.metrics.first_token.observe(after.as_secs_f64()),
             Some(Tempo::Next(after, count)) => {
                 self.metrics
@@ -100,15 +104,38 @@ impl Streams {
             }
             None => {}
         }
-        match pushed {
-            Pushed::Taken | Pushed::Stale | Pushed::Early => {}
+        match delivered.pushed {
+            // A gap is for the failover to close.
+            Pushed::Taken | Pushed::Stale | Pushed::Early | Pushed::Gap => {}
             Pushed::Ended => {
                 self.metrics.count_tokens(counts.unwrap_or_default());
                 self.remove(handle);
             }
-            Pushed::Gap => self.give_up(handle, GivenUp::Gap),
             Pushed::Overflow => self.give_up(handle, GivenUp::SlowClient),
         }
+    }
+
+    /// Tells `worker`, or everybody, that the attempts before the current one are not wanted any more.
+    pub(crate) fn supersede(&self, stream: &Stream, worker: Option<&WorkerId>) {
+        let Some(older) = stream.attempt().checked_sub(1) else {
+            return;
+        };
+        let request = &stream.spec.request;
+        let model = request.model.clone();
+        self.canceller.send(CancelOrder {
+            cancel: Cancel {
+                request_id: request.request_id,
+                attempt: older,
+                superseded: true,
+            },
+            to: match worker {
+                None => Recipients::AllOf(model),
+                Some(worker) => Recipients::This {
+                    worker: worker.clone(),
+                    and_all_of: model,
+                },
+            },
+        });
     }
 
     /// Ends a running stream from this side and cancels its request.
@@ -118,17 +145,12 @@ impl Streams {
         }
     }
 
-    /// The running streams that `question` finds a reason to give up.
-    pub(crate) fn find(&self, question: impl Fn(&Stream) -> Option<GivenUp>) -> Vec<(u64, GivenUp)> {
-        let running: Vec<_> = self
-            .lock()
-            .running
-            .iter()
-            .map(|(handle, stream)| (*handle, Arc::clone(stream)))
-            .collect();
+    /// The running streams that `question` has an answer for.
+    pub(crate) fn find<T>(&self, question: impl Fn(&Stream) -> Option<T>) -> Vec<(Arc<Stream>, T)> {
+        let running: Vec<_> = self.lock().running.values().cloned().collect();
         running
             .into_iter()
-            .filter_map(|(handle, stream)| question(&stream).map(|reason| (handle, reason)))
+            .filter_map(|stream| question(&stream).map(|answer| (stream, answer)))
             .collect()
     }
 
@@ -140,11 +162,11 @@ impl Streams {
             return None;
         }
         let cancel = Cancel {
-            request_id: stream.spec.request_id,
+            request_id: stream.spec.request.request_id,
             attempt: stream.attempt(),
             superseded: false,
         };
-        let model = stream.spec.model.clone();
+        let model = stream.spec.request.model.clone();
         self.canceller.send(CancelOrder {
             cancel: cancel.clone(),
             to: Recipients::AllOf(model.clone()),
@@ -207,29 +229,24 @@ impl Streams {
 /// The HTTP side's hold on a stream. Dropping it before the end cancels the request: that is how a client's leaving
 /// reaches the engine.
 pub(crate) struct Claim {
-    handle: u64,
     stream: Arc<Stream>,
     streams: Arc<Streams>,
 }
 
 impl Claim {
-    pub(crate) fn handle(&self) -> u64 {
-        self.handle
-    }
-
     pub(crate) fn stream(&self) -> &Stream {
         &self.stream
     }
 
     /// The request never reached the queue: there is nothing to cancel.
     pub(crate) fn withdraw(self) {
-        self.streams.remove(self.handle);
+        self.streams.remove(self.stream.handle());
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.streams.abandon(self.handle);
+        self.streams.abandon(self.stream.handle());
     }
 }
 
@@ -237,7 +254,7 @@ impl Drop for Claim {
 mod tests {
     use vlinders_bus::{Bus, InProcessBus, InProcessLimits, Subject, Subscription};
     use vlinders_service_kit::{Metrics, Stage, Tasks};
-    use vlinders_types::RequestId;
+    use vlinders_types::{Epoch, FrontendId, KeyId, Request, RequestId, SamplingParams, StopRules, TenantId};
     use vlinders_wire::decode_cancel;
     use vlinders_wire::subjects::{WorkerCall, worker_subject};
 
@@ -260,12 +277,39 @@ mod tests {
         (Streams::new(2, canceller, metrics), cancels, tasks)
     }
 
+    fn origin() -> Origin {
+        Origin {
+            worker: WorkerId::new("w"),
+            epoch: Epoch(1),
+        }
+    }
+
+    fn request(number: u128) -> Request {
+        Request {
+            request_id: RequestId(number),
+            attempt: 0,
+            tenant: TenantId::new("t"),
+            key: KeyId::new("k"),
+            model: ModelName::new("m"),
+            frontend: FrontendId::new("f"),
+            handle: 0,
+            created_ms: 0,
+            deadline_ms: 1,
+            stream: true,
+            prompt_ids: vec![1],
+            emitted_ids: Vec::new(),
+            sampling: SamplingParams::default(),
+            stop: StopRules::default(),
+            priority: 0,
+            cache_salt: None,
+            trace_parent: None,
+        }
+    }
+
     fn spec(number: u128) -> StreamSpec {
         StreamSpec {
-            request_id: RequestId(number),
-            model: ModelName::new("m"),
+            request: request(number),
             deadline: Instant::now(),
-            is_streamed: true,
             buffer_bytes: 100,
         }
     }
@@ -275,18 +319,18 @@ mod tests {
         let (streams, mut cancels, _tasks) = world().await;
         let claim = streams.open(spec(5)).unwrap();
         let chunk = Chunk {
-            handle: claim.handle(),
+            handle: claim.stream().handle(),
             ids: vec![1],
             ..Chunk::default()
         };
         // No worker is known by its beacon yet: the first cancellation reaches nobody.
         drop(claim);
         for _ in 0..10 {
-            streams.deliver(&WorkerId::new("w"), chunk.clone());
+            streams.deliver(&origin(), chunk.clone());
         }
         tokio::time::advance(CANCEL_AGAIN).await;
         for _ in 0..10 {
-            streams.deliver(&WorkerId::new("w"), chunk.clone());
+            streams.deliver(&origin(), chunk.clone());
         }
         let told = tokio::time::timeout(CANCEL_AGAIN, cancels.next())
             .await
@@ -312,7 +356,7 @@ mod tests {
         drop(first);
         second.withdraw();
         let third = streams.open(spec(3)).unwrap();
-        streams.give_up(third.handle(), GivenUp::Deadline);
+        streams.give_up(third.stream().handle(), GivenUp::Deadline);
         assert_eq!(streams.running(), 0);
         drop(third);
         assert_eq!(streams.lock().abandoned.len(), 2);
@@ -332,10 +376,11 @@ mod tests {
         });
         // The dispatcher has pushed the last chunk, the client reads it and leaves, and only then would the
         // dispatcher take the stream out.
-        claim.stream().push(Chunk {
+        let last = Chunk {
             finish,
             ..Chunk::default()
-        });
+        };
+        claim.stream().push(&origin(), last);
         drop(claim);
         assert_eq!((streams.running(), streams.lock().abandoned.len()), (0, 0));
     }

@@ -13,9 +13,12 @@ use vlinders_wire::{Resend, decode_beacon, decode_step_batch, encode_heartbeat, 
 
 use super::batches::{Arrival, BatchOrder};
 use super::canceller::CancelLoop;
+use super::course::Origin;
+use super::failover::Failover;
 use super::sweep::{self, SweepRules};
 use super::table::Streams;
 use crate::FrontendConfig;
+use crate::lives::Lives;
 use crate::metrics::FrontendMetrics;
 use crate::workers::Workers;
 
@@ -27,33 +30,16 @@ pub(crate) struct WayBack {
     pub(crate) frontend: FrontendId,
     pub(crate) streams: Arc<Streams>,
     pub(crate) workers: Arc<Workers>,
+    pub(crate) lives: Arc<Lives>,
     pub(crate) metrics: Arc<FrontendMetrics>,
-    order: Mutex<BatchOrder>,
-}
-
-impl WayBack {
-    pub(crate) fn new(
-        bus: Arc<dyn Bus>,
-        frontend: FrontendId,
-        streams: Arc<Streams>,
-        workers: Arc<Workers>,
-        metrics: Arc<FrontendMetrics>,
-    ) -> Arc<Self> {
-        Arc::new(Self {
-            bus,
-            frontend,
-            streams,
-            workers,
-            metrics,
-            order: Mutex::default(),
-        })
-    }
+    pub(crate) order: Mutex<BatchOrder>,
 }
 
 /// Subscribes, then starts the tasks. They end in the last stage: streams that still run need them.
 pub(crate) async fn spawn(
     way: Arc<WayBack>,
     cancels: CancelLoop,
+    failover: Failover,
     tasks: &Tasks,
     config: &FrontendConfig,
 ) -> Result<(), BusError> {
@@ -93,6 +79,7 @@ pub(crate) async fn spawn(
         observe(Arc::clone(&way), decode, end()),
     );
     tasks.spawn(Stage::Flush, "frontend-sweep", sweeping);
+    tasks.spawn(Stage::Flush, "frontend-failover", failover.run(end()));
     tasks.spawn(Stage::Flush, "frontend-cancels", cancels.run(end()));
     tasks.spawn(Stage::Flush, "frontend-heartbeat", beat(way, end()));
     Ok(())
@@ -134,9 +121,14 @@ async fn accept(way: &WayBack, batch: StepBatch) {
     if arrival == Arrival::Former {
         return;
     }
+    way.lives.hear(&batch.worker, batch.epoch);
     ask_again(way, &batch.worker, batch.epoch, arrival).await;
+    let from = Origin {
+        worker: batch.worker,
+        epoch: batch.epoch,
+    };
     for chunk in batch.chunks {
-        way.streams.deliver(&batch.worker, chunk);
+        way.streams.deliver(&from, chunk);
     }
 }
 
@@ -174,6 +166,7 @@ async fn observe(way: Arc<WayBack>, mut beacons: Box<dyn Subscription>, end: Can
             }
         };
         way.workers.observe(&beacon);
+        way.lives.hear_beacon(&beacon);
         let sent = beacon
             .last_batch_seq
             .iter()

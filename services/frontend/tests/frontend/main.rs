@@ -3,6 +3,7 @@
 
 mod abuse;
 mod ends;
+mod failover;
 mod health;
 mod model;
 mod refusals;

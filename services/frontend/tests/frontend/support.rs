@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use vlinders_bus::{
-    Bus, Consumer, ConsumerSpec, InProcessBus, InProcessLimits, StreamName, StreamRules, Subject,
+    Bus, Consumer, ConsumerSpec, Delivery, InProcessBus, InProcessLimits, StreamName, StreamRules, Subject,
     Subscription,
 };
 use vlinders_frontend::{
@@ -130,7 +130,7 @@ impl World {
         for pool in [Pool::Prefill, Pool::Decode] {
             let subject = Subject::new(beacon_subject(pool, &worker()));
             self.bus
-                .publish(&subject, encode_beacon(&beacon(pool)))
+                .publish(&subject, encode_beacon(&beacon_of(&worker(), pool, 1)))
                 .await
                 .expect("the bus is open");
         }
@@ -163,12 +163,19 @@ impl World {
 
     /// The next request in the queue, as a worker takes it.
     pub(crate) async fn take(&self) -> Request {
+        let (request, delivery) = self.take_unacknowledged().await;
+        delivery.control.ack().await.expect("the bus is open");
+        request
+    }
+
+    /// The same, not acknowledged yet.
+    pub(crate) async fn take_unacknowledged(&self) -> (Request, Delivery) {
         let delivery = within(self.requests.fetch(1, PATIENCE))
             .await
             .expect("the bus is open")
             .remove(0);
-        delivery.control.ack().await.expect("the bus is open");
-        decode_request(&delivery.payload).expect("a valid request")
+        let request = decode_request(&delivery.payload).expect("a valid request");
+        (request, delivery)
     }
 
     pub(crate) async fn bus_pending(&self) -> u64 {
@@ -183,8 +190,25 @@ impl World {
         decode_cancel(&incoming.payload).expect("a valid cancellation")
     }
 
+    /// Takes what cancellations there are.
+    pub(crate) async fn forget_cancels(&mut self) {
+        let pause = Duration::from_millis(50);
+        while tokio::time::timeout(pause, self.cancels.next()).await.is_ok() {}
+    }
+
     /// Sends chunks of one step.
     pub(crate) async fn send(&self, request: &Request, chunks: Vec<Chunk>) {
+        self.send_from(&worker(), Epoch(1), request, chunks).await;
+    }
+
+    /// The same from a life of any worker.
+    pub(crate) async fn send_from(
+        &self,
+        worker: &WorkerId,
+        epoch: Epoch,
+        request: &Request,
+        chunks: Vec<Chunk>,
+    ) {
         let chunks = chunks
             .into_iter()
             .map(|chunk| Chunk {
@@ -193,8 +217,8 @@ impl World {
             })
             .collect();
         let batch = StepBatch {
-            worker: worker(),
-            epoch: Epoch(1),
+            worker: worker.clone(),
+            epoch,
             batch_seq: self.batch_seq.fetch_add(1, Ordering::Relaxed) + 1,
             chunks,
         };
@@ -231,11 +255,11 @@ pub(crate) fn worker() -> WorkerId {
     WorkerId::new("worker-1")
 }
 
-fn beacon(pool: Pool) -> Beacon {
+pub(crate) fn beacon_of(worker: &WorkerId, pool: Pool, epoch: u64) -> Beacon {
     Beacon {
         pool,
-        worker: worker(),
-        epoch: Epoch(1),
+        worker: worker.clone(),
+        epoch: Epoch(epoch),
         model: ModelName::new("tiny"),
         free_blocks: 10,
         total_blocks: 10,

@@ -1,0 +1,238 @@
+//! Who answers for a stream's current attempt, as far as its chunks tell, and when it must go on elsewhere.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use vlinders_types::{Epoch, ModelName, WorkerId};
+
+use crate::lives::{Book, End};
+
+/// A hand-over takes some milliseconds. A stream whose new worker is heard this long after a decode worker was lost was
+/// not with the lost one.
+const HAND_OVER: Duration = Duration::from_millis(500);
+
+/// Why a stream goes on with another attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// Its worker is not heard any more.
+    Silent,
+    /// Nobody listens where its worker did.
+    NoResponders,
+    /// Its worker began another life.
+    Restarted,
+    /// A decode worker was lost that may just have taken it over.
+    HandOver,
+    /// Chunks are missing and did not come again.
+    Gap,
+    /// The queue is empty, and nobody has said a word about it.
+    Unanswered,
+}
+
+impl Cause {
+    /// The name in logs and metric labels.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Silent => "silent",
+            Self::NoResponders => "no_responders",
+            Self::Restarted => "restarted",
+            Self::HandOver => "hand_over",
+            Self::Gap => "gap",
+            Self::Unanswered => "unanswered",
+        }
+    }
+}
+
+/// Whose chunk it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    pub(crate) worker: WorkerId,
+    pub(crate) epoch: Epoch,
+}
+
+/// Where an attempt stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Standing {
+    /// It must be put into the queue.
+    Unsent,
+    /// In the queue, or with a worker that has not said a word yet.
+    Queued { since: Instant },
+    /// This worker sent the chunk that is furthest on.
+    Held { by: Origin, position: u32, at: Instant },
+}
+
+/// The course of a stream's current attempt.
+pub(crate) struct Course {
+    standing: Standing,
+    has_gap: bool,
+    told: Option<Instant>,
+}
+
+impl Course {
+    /// The first attempt is put into the queue by whoever opens the stream.
+    pub(crate) fn new() -> Self {
+        Self {
+            standing: Standing::Queued {
+                since: Instant::now(),
+            },
+            has_gap: false,
+            told: None,
+        }
+    }
+
+    /// The next attempt begins.
+    pub(crate) fn begin(&mut self) {
+        *self = Self {
+            standing: Standing::Unsent,
+            has_gap: false,
+            told: None,
+        };
+    }
+
+    /// The attempt is in the queue.
+    pub(crate) fn sent(&mut self) {
+        if self.standing == Standing::Unsent {
+            self.standing = Standing::Queued {
+                since: Instant::now(),
+            };
+        }
+    }
+
+    /// A chunk of this attempt brought something new.
+    pub(crate) fn heard(&mut self, from: &Origin, chunk_position: u32) {
+        match &self.standing {
+            // Prefill's first token may arrive after decode's: decode answers all the same.
+            Standing::Held { position, .. } if *position > chunk_position => {}
+            Standing::Held { .. } | Standing::Unsent | Standing::Queued { .. } => {
+                self.standing = Standing::Held {
+                    by: from.clone(),
+                    position: chunk_position,
+                    at: Instant::now(),
+                };
+            }
+        }
+    }
+
+    /// Chunks are missing that cannot be had any more.
+    pub(crate) fn lost_track(&mut self) {
+        self.has_gap = true;
+    }
+
+    pub(crate) fn is_unsent(&self) -> bool {
+        self.standing == Standing::Unsent
+    }
+
+    /// How long this attempt has been in the queue without a word.
+    pub(crate) fn unanswered(&self) -> Option<Duration> {
+        match &self.standing {
+            Standing::Queued { since } => Some(since.elapsed()),
+            Standing::Unsent | Standing::Held { .. } => None,
+        }
+    }
+
+    /// Whether a worker that goes on with an old attempt should be told now; not more often than each `pause`.
+    pub(crate) fn tell_again(&mut self, pause: Duration) -> bool {
+        let is_due = self.told.is_none_or(|told| told.elapsed() >= pause);
+        if is_due {
+            self.told = Some(Instant::now());
+        }
+        is_due
+    }
+
+    /// Why the stream must go on elsewhere, if it must.
+    pub(crate) fn cause(&self, book: &Book, model: &ModelName) -> Option<Cause> {
+        let Standing::Held { by, at, .. } = &self.standing else {
+            return self.has_gap.then_some(Cause::Gap);
+        };
+        match book.end_of(&by.worker, by.epoch) {
+            Some(End::Silent) => return Some(Cause::Silent),
+            Some(End::NoResponders) => return Some(Cause::NoResponders),
+            Some(End::Restarted) => return Some(Cause::Restarted),
+            None => {}
+        }
+        if self.has_gap {
+            return Some(Cause::Gap);
+        }
+        let lost = book.decode_lost(model).filter(|lost| lost >= at)?;
+        (book.hands_over(&by.worker) && lost.elapsed() >= HAND_OVER).then_some(Cause::HandOver)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vlinders_types::{Beacon, Pool};
+
+    use super::*;
+    use crate::lives::Lives;
+
+    fn origin(worker: &str, epoch: u64) -> Origin {
+        Origin {
+            worker: WorkerId::new(worker),
+            epoch: Epoch(epoch),
+        }
+    }
+
+    fn beacon(worker: &str, pool: Pool, epoch: u64) -> Beacon {
+        Beacon {
+            pool,
+            worker: WorkerId::new(worker),
+            epoch: Epoch(epoch),
+            model: ModelName::new("m"),
+            free_blocks: 0,
+            total_blocks: 0,
+            running: 0,
+            max_running: 0,
+            queued_tokens: 0,
+            last_batch_seq: Vec::new(),
+            draining: false,
+        }
+    }
+
+    fn lives() -> Lives {
+        let lives = Lives::new(Duration::from_secs(3));
+        lives.hear_beacon(&beacon("p", Pool::Prefill, 1));
+        lives.hear_beacon(&beacon("d", Pool::Decode, 1));
+        lives
+    }
+
+    fn cause(course: &Course, lives: &Lives) -> Option<Cause> {
+        course.cause(&lives.look(), &ModelName::new("m"))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn prefills_late_first_token_does_not_take_the_stream_back() {
+        let (lives, mut course) = (lives(), Course::new());
+        course.heard(&origin("d", 1), 1);
+        course.heard(&origin("p", 1), 0);
+        lives.hear_beacon(&beacon("p", Pool::Prefill, 2));
+        assert_eq!(cause(&course, &lives), None);
+        lives.hear_beacon(&beacon("d", Pool::Decode, 2));
+        assert_eq!(cause(&course, &lives), Some(Cause::Restarted));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_lost_while_it_was_handed_over_is_noticed() {
+        let (lives, mut course) = (lives(), Course::new());
+        course.heard(&origin("p", 1), 0);
+        tokio::time::advance(Duration::from_millis(10)).await;
+        lives.hear_beacon(&beacon("d", Pool::Decode, 2));
+        assert_eq!(cause(&course, &lives), None, "it may be with another one");
+        tokio::time::advance(HAND_OVER).await;
+        assert_eq!(cause(&course, &lives), Some(Cause::HandOver));
+        course.heard(&origin("d", 2), 1);
+        assert_eq!(cause(&course, &lives), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_in_the_queue_is_nobodys_to_lose() {
+        let (lives, mut course) = (lives(), Course::new());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(course.unanswered(), Some(Duration::from_secs(1)));
+        lives.hear_beacon(&beacon("d", Pool::Decode, 2));
+        tokio::time::advance(HAND_OVER).await;
+        assert_eq!(cause(&course, &lives), None);
+        course.begin();
+        assert!(course.is_unsent() && course.unanswered().is_none());
+        course.sent();
+        assert_eq!(course.unanswered(), Some(Duration::ZERO));
+    }
+}
