@@ -234,6 +234,8 @@ pub async fn blocks_that_were_not_announced_cannot_be_read(fixture: &dyn Transpo
             destination: BlockId(0),
         };
         let refused = async {
+            // By now the link has all it needs to read what was announced.
+            assert!(matches!(raw.recv().await, Some(Frame::Ready(_))));
             assert!(raw.link.read_blocks(&[read], &into).await.is_err(), "{read:?}");
             drop(raw);
         };
