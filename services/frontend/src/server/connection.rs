@@ -85,6 +85,7 @@ impl ConnectionServer {
         let limits = SocketLimits {
             first_byte: self.app.config.head_deadline,
             stalled_client: self.app.config.stalled_client,
+            linger: self.app.config.body_deadline,
         };
         let socket = TokioIo::new(LimitedSocket::new(socket, Arc::clone(&facts), limits));
         let service = service_fn(|request| answer(self.router.clone(), Arc::clone(&facts), request));
@@ -93,6 +94,7 @@ impl ConnectionServer {
             biased;
             ended = connection.as_mut() => ended,
             () = self.stopping.cancelled() => {
+                facts.stop();
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }

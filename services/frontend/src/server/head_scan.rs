@@ -33,6 +33,15 @@ impl HeadScan {
         Self::Head(Head::default())
     }
 
+    /// Whether a request has begun and not come to its end, as far as it is watched.
+    pub(crate) fn is_midway(&self) -> bool {
+        match self {
+            Self::Head(head) => head.has_request_line || !head.line.is_empty(),
+            Self::Body(_) => true,
+            Self::Off => false,
+        }
+    }
+
     /// Reads on. True when a head with both lengths came to its end.
     pub(crate) fn feed(&mut self, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {

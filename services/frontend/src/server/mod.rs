@@ -28,6 +28,7 @@ connection: close\r\ncontent-length: 119\r\n\r\n{\"error\":{\"message\":\"too ma
 pub(crate) struct ConnectionFacts {
     has_both_lengths: AtomicBool,
     lingers: AtomicBool,
+    is_stopping: AtomicBool,
 }
 
 impl ConnectionFacts {
@@ -39,6 +40,15 @@ impl ConnectionFacts {
     /// An answer was given before the request was read: read on for a while before closing, or the answer is lost.
     pub(crate) fn linger(&self) {
         self.lingers.store(true, Ordering::Relaxed);
+    }
+
+    /// The process stops: nobody is waited for long.
+    fn stop(&self) {
+        self.is_stopping.store(true, Ordering::Relaxed);
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Relaxed)
     }
 }
 

@@ -228,20 +228,18 @@ async fn a_body_with_two_lengths_is_refused() -> Checked {
 async fn many_large_bodies_at_once_are_bounded() -> Checked {
     let server = Server::start(&[]).await?;
     let before = server.facts().resident_bytes()?;
+    let mut body = ask("Hello");
+    body["stop"] = "x".repeat(9 * MIB).into();
+    // Written out once and before anybody connects: who connects and is silent for long is cut off.
+    let body = serde_json::to_vec(&body)?;
     let mut crowd = JoinSet::new();
     for _ in 0..40 {
-        let mut body = ask("Hello");
-        body["stop"] = "x".repeat(9 * MIB).into();
-        let client = server.client.clone();
-        crowd.spawn(async move { client.post(CHAT, &body).await });
+        let (client, body) = (server.client.clone(), body.clone());
+        let headers = [("content-type", "application/json")];
+        crowd.spawn(async move { client.send("POST", CHAT, &headers, body).await });
     }
-    let mut cut_off = 0;
     while let Some(answer) = crowd.join_next().await {
-        // On a machine with too much to do, a refused client that is still sending is cut off after a while.
-        let Ok(answer) = answer? else {
-            cut_off += 1;
-            continue;
-        };
+        let answer = answer??;
         let code = answer.body["error"]["code"].as_str().unwrap_or_default();
         ensure!(
             [(400, "invalid_value"), (503, "overloaded")].contains(&(answer.status, code)),
@@ -250,10 +248,6 @@ async fn many_large_bodies_at_once_are_bounded() -> Checked {
             answer.body
         );
     }
-    ensure!(
-        cut_off <= 20,
-        "{cut_off} of 40 clients were cut off without an answer"
-    );
     let grown = server.facts().peak_bytes()?.saturating_sub(before);
     println!("grew by {} MiB", grown >> 20);
     // 256 MiB of bodies are allowed at once, and each grows by doubling.
