@@ -4,6 +4,7 @@
 
 mod checkpoint;
 mod client;
+mod collector;
 mod dice;
 mod metrics;
 mod places;
@@ -15,6 +16,7 @@ mod waiting;
 
 pub use checkpoint::{Checkpoint, Golden, byte_tokenizer, copy_of};
 pub use client::{Answer, Client, EventStream};
+pub use collector::{Collector, ReceivedEvent, ReceivedSpan};
 pub use dice::Dice;
 pub use metrics::Samples;
 pub use places::{program, python, repository};
