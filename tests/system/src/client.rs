@@ -78,16 +78,7 @@ impl Client {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = request.send().await?;
-        let status = response.status().as_u16();
-        let request_id = response.headers().get("x-request-id");
-        let request_id = request_id.and_then(|id| id.to_str().ok()).map(str::to_owned);
-        let text = response.text().await?;
-        Ok(Answer {
-            status,
-            request_id,
-            body: serde_json::from_str(&text).unwrap_or(Value::Null),
-        })
+        answer(request.send().await?).await
     }
 
     /// Posts JSON.
@@ -109,24 +100,32 @@ impl Client {
         Reply::whole(&answer.body)
     }
 
-    /// Posts JSON for a streamed answer.
+    /// Posts JSON for a streamed answer. The inner error is a refusal.
     ///
     /// # Errors
-    /// When the status is not 200.
-    pub async fn stream(&self, path: &str, body: &Value) -> anyhow::Result<EventStream> {
+    /// When there is no answer.
+    pub async fn open(&self, path: &str, body: &Value) -> anyhow::Result<Result<EventStream, Answer>> {
         let mut body = body.clone();
         body["stream"] = true.into();
         let request = self.http.post(format!("{}{path}", self.url)).json(&body);
         let response = request.send().await?;
-        let status = response.status();
-        if !status.is_success() {
-            anyhow::bail!("{status} {}", response.text().await?);
+        if !response.status().is_success() {
+            return Ok(Err(answer(response).await?));
         }
-        Ok(EventStream {
+        Ok(Ok(EventStream {
             response,
             buffer: Vec::new(),
             reply: Reply::default(),
-        })
+        }))
+    }
+
+    /// The same, when a refusal is an error too.
+    ///
+    /// # Errors
+    /// When the status is not 200.
+    pub async fn stream(&self, path: &str, body: &Value) -> anyhow::Result<EventStream> {
+        let opened = self.open(path, body).await?;
+        opened.map_err(|refused| anyhow::anyhow!("{} {}", refused.status, refused.body))
     }
 
     /// Posts JSON for a streamed answer and reads it to its end.
@@ -136,6 +135,18 @@ impl Client {
     pub async fn streamed(&self, path: &str, body: &Value) -> anyhow::Result<Reply> {
         self.stream(path, body).await?.rest().await
     }
+}
+
+async fn answer(response: Response) -> anyhow::Result<Answer> {
+    let status = response.status().as_u16();
+    let request_id = response.headers().get("x-request-id");
+    let request_id = request_id.and_then(|id| id.to_str().ok()).map(str::to_owned);
+    let text = response.text().await?;
+    Ok(Answer {
+        status,
+        request_id,
+        body: serde_json::from_str(&text).unwrap_or(Value::Null),
+    })
 }
 
 impl EventStream {

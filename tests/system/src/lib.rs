@@ -2,26 +2,37 @@
 //!
 //! Nothing here knows a crate of the workspace: what users cannot see is not tested here.
 
+mod background;
 mod checkpoint;
 mod client;
+mod cluster;
 mod collector;
 mod dice;
+mod history;
+mod load;
 mod metrics;
 mod places;
 mod process;
 mod reply;
 mod server;
+mod servers;
+mod switch;
 mod usage;
 mod waiting;
 
 pub use checkpoint::{Checkpoint, Golden, byte_tokenizer, copy_of};
 pub use client::{Answer, Client, EventStream};
+pub use cluster::{Cluster, Plan, Role};
 pub use collector::{Collector, ReceivedEvent, ReceivedSpan};
 pub use dice::Dice;
+pub use history::{History, Reference};
+pub use load::{Heard, Load, Subject};
 pub use metrics::Samples;
 pub use places::{program, python, repository};
-pub use process::{Ended, ProcessFacts, run_to_end};
+pub use process::{Ended, ProcessFacts, run_to_end, run_to_end_with};
 pub use reply::Reply;
 pub use server::{Server, Stopped};
+pub use servers::{NatsServer, PostgresServer, RedisServer};
+pub use switch::Switch;
 pub use usage::{UsageRow, usage_rows};
 pub use waiting::{PATIENCE, until};

@@ -73,15 +73,31 @@ impl Samples {
     /// # Errors
     /// What is still held.
     pub fn settled(&self) -> anyhow::Result<()> {
+        self.blocks_free()?;
+        self.is_zero("vlinders_sequences_running")?;
+        self.is_zero("vlinders_requests_in_flight")
+    }
+
+    /// Every block is free or only cached.
+    ///
+    /// # Errors
+    /// When there are others.
+    pub fn blocks_free(&self) -> anyhow::Result<()> {
         let (free, all) = (
             self.each("vlinders_kv_blocks_free")?,
             self.each("vlinders_kv_blocks")?,
         );
         ensure!(free == all, "blocks free {free:?} of {all:?}");
-        for name in ["vlinders_sequences_running", "vlinders_requests_in_flight"] {
-            let left = self.sum(name)?;
-            ensure!(left == 0.0, "{name} is {left}");
-        }
+        Ok(())
+    }
+
+    /// There is such a metric, and it is 0.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn is_zero(&self, name: &str) -> anyhow::Result<()> {
+        let left = self.sum(name)?;
+        ensure!(left == 0.0, "{name} is {left}");
         Ok(())
     }
 }

@@ -15,14 +15,17 @@ pub fn repository() -> PathBuf {
     root.to_path_buf()
 }
 
-/// The program: beside the folder of the test that runs.
+/// The program: beside us, or beside the folder of the test that runs.
 ///
 /// # Errors
 /// When it was not built.
 pub fn program() -> anyhow::Result<PathBuf> {
-    let test = std::env::current_exe().context("the test does not know where it is")?;
-    // A test lies in `<profile>/deps`, the program in `<profile>`.
-    let folder = test.ancestors().nth(2).context("the test lies in no folder")?;
+    let ours = std::env::current_exe().context("the test does not know where it is")?;
+    // A test lies in `<profile>/deps`, programs in `<profile>`.
+    let mut folder = ours.parent().context("the test lies in no folder")?;
+    if folder.ends_with("deps") {
+        folder = folder.parent().context("the test lies in no folder")?;
+    }
     let path = folder.join("vlinders");
     ensure!(
         path.is_file(),

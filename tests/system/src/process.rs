@@ -1,11 +1,13 @@
 //! Processes: one that runs to its end, and what the kernel knows of one that runs.
 
 use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use tokio::sync::oneshot;
 
 use crate::program;
 
@@ -28,8 +30,21 @@ pub struct Ended {
 /// # Errors
 /// When it cannot be started or does not end within a minute.
 pub async fn run_to_end(home: &Path, arguments: &[&str]) -> anyhow::Result<Ended> {
+    run_to_end_with(home, &[], arguments).await
+}
+
+/// The same with these variables.
+///
+/// # Errors
+/// See [`run_to_end`].
+pub async fn run_to_end_with(
+    home: &Path,
+    variables: &[(&str, &str)],
+    arguments: &[&str],
+) -> anyhow::Result<Ended> {
     let (output, errors) = (home.join("output"), home.join("errors"));
     let mut child = command(home)?
+        .envs(variables.iter().copied())
         .args(arguments)
         .stdout(File::create(&output)?)
         .stderr(File::create(&errors)?)
@@ -59,6 +74,32 @@ pub(crate) fn command(home: &Path) -> anyhow::Result<Command> {
     Ok(command)
 }
 
+/// What stands behind `mark` in the first line of output that has it. A thread goes on reading, so that the program never
+/// waits for us.
+pub(crate) async fn announced(output: ChildStdout, mark: &'static str) -> anyhow::Result<String> {
+    let (found, told) = oneshot::channel();
+    std::thread::spawn(move || {
+        let mut found = Some(found);
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            if let Some((_, told)) = line.split_once(mark)
+                && let Some(found) = found.take()
+            {
+                // Nobody waits any more when the test has given up.
+                let _ = found.send(told.to_owned());
+            }
+        }
+    });
+    match told.await {
+        Ok(told) => Ok(told),
+        Err(_closed) => bail!("it ended before it was ready"),
+    }
+}
+
+/// Up to the first space.
+pub(crate) fn first_word(text: &str) -> String {
+    text.split(' ').next().unwrap_or_default().to_owned()
+}
+
 /// Waits for the end of a process.
 pub(crate) async fn ended(child: &mut Child, patience: Duration) -> anyhow::Result<ExitStatus> {
     let begun = Instant::now();
@@ -83,6 +124,17 @@ pub(crate) fn signal(pid: u32, name: &str) -> anyhow::Result<()> {
         .status()?;
     ensure!(sent.success(), "process {pid} cannot be signalled");
     Ok(())
+}
+
+/// Prints the last lines of a log.
+pub(crate) fn show_end(name: &str, log: &Path, shown_lines: usize) {
+    let log = std::fs::read(log).unwrap_or_default();
+    let log = String::from_utf8_lossy(&log);
+    let lines: Vec<&str> = log.lines().collect();
+    eprintln!("--- the end of the log of {name} ---");
+    for line in &lines[lines.len().saturating_sub(shown_lines)..] {
+        eprintln!("{line}");
+    }
 }
 
 /// What the kernel knows of a process.

@@ -1,16 +1,14 @@
 //! One `vlinders up` in a scratch folder.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use tempfile::TempDir;
-use tokio::sync::oneshot;
 
-use crate::process::{ProcessFacts, command, ended, signal};
+use crate::process::{ProcessFacts, announced, command, ended, first_word, show_end, signal};
 use crate::{Client, Samples, UsageRow, usage_rows};
 
 /// Until it listens: an unoptimised program on a machine that compiles something else takes seconds.
@@ -63,9 +61,10 @@ impl Server {
             begun,
             client: Client::new("")?,
         };
-        server.address = tokio::time::timeout(START, address(output))
+        let told = tokio::time::timeout(START, announced(output, "vlinders is listening on "))
             .await
             .context("it does not say where it listens")??;
+        server.address = first_word(&told);
         server.client = Client::new(&server.address)?;
         Ok(server)
     }
@@ -151,12 +150,7 @@ impl Drop for Server {
         // It may have ended by itself; there is nothing to be done about a failure here.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let log = std::fs::read_to_string(log_file(home.path())).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().collect();
-        eprintln!("--- the end of the server's log ---");
-        for line in &lines[lines.len().saturating_sub(SHOWN_LINES)..] {
-            eprintln!("{line}");
-        }
+        show_end("the server", &log_file(home.path()), SHOWN_LINES);
     }
 }
 
@@ -183,23 +177,4 @@ pub(crate) fn data_folder(home: &Path) -> PathBuf {
 
 fn log_file(home: &Path) -> PathBuf {
     home.join("log")
-}
-
-/// Reads the line that says where it listens. The thread goes on reading, so that the program never waits for us.
-async fn address(output: ChildStdout) -> anyhow::Result<String> {
-    let (found, address) = oneshot::channel();
-    std::thread::spawn(move || {
-        let mut found = Some(found);
-        for line in BufReader::new(output).lines().map_while(Result::ok) {
-            let told = line.strip_prefix("vlinders is listening on ");
-            if let (Some(told), Some(found)) = (told, found.take()) {
-                // Nobody waits any more when the test has given up.
-                let _ = found.send(told.split(' ').next().unwrap_or_default().to_owned());
-            }
-        }
-    });
-    match address.await {
-        Ok(address) => Ok(address),
-        Err(_closed) => bail!("it ended before it listened"),
-    }
 }

@@ -47,9 +47,12 @@ pub async fn usage_rows(home: &Path) -> anyhow::Result<Vec<UsageRow>> {
     let arguments = ["usage", "--data-dir", data, "--json", "--limit", "1000"];
     let ended = run_to_end(scratch.path(), &arguments).await?;
     ensure!(ended.status.success(), "vlinders usage: {}", ended.errors);
-    let rows = ended
-        .output
-        .lines()
-        .map(|line| Ok(UsageRow(serde_json::from_str(line)?)));
-    rows.collect()
+    parse_rows(&ended.output)
+}
+
+/// One JSON object a line.
+pub(crate) fn parse_rows(text: &str) -> anyhow::Result<Vec<UsageRow>> {
+    text.lines()
+        .map(|line| Ok(UsageRow(serde_json::from_str(line)?)))
+        .collect()
 }

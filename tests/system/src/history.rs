@@ -1,0 +1,157 @@
+//! The one judge of what clients heard and what was billed: every accepted request was answered completely, with exactly
+//! the tokens of an undisturbed run, and has exactly one row in the ledger, of exactly the tokens that were delivered.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+
+use crate::{Heard, Reply, Server, Subject, UsageRow};
+
+/// Faults told at once; more would not say more.
+const TOLD: usize = 8;
+
+/// What each subject is answered when nothing is in its way.
+#[derive(Clone, Debug)]
+pub struct Reference(Vec<Reply>);
+
+impl Reference {
+    /// Asks a `vlinders up` with these arguments, one subject after the other.
+    ///
+    /// # Errors
+    /// When it does not answer well.
+    pub async fn of(subjects: &[Subject], arguments: &[&str]) -> anyhow::Result<Self> {
+        let server = Server::start(arguments).await?;
+        let mut replies = Vec::new();
+        for subject in subjects {
+            let reply = server.client.whole(subject.path, &subject.body).await?;
+            reply.complete()?;
+            ensure!(!reply.tokens.is_empty(), "without log-probabilities: {subject:?}");
+            replies.push(reply);
+        }
+        server.stop().await?;
+        Ok(Self(replies))
+    }
+}
+
+/// What clients heard, and what the ledger holds of it.
+#[derive(Debug)]
+pub struct History {
+    /// Every request of every client.
+    pub heard: Vec<Heard>,
+    /// The whole ledger.
+    pub rows: Vec<UsageRow>,
+}
+
+impl History {
+    /// Judges.
+    ///
+    /// # Errors
+    /// Everything that is not as it should be.
+    pub fn check(&self, reference: &Reference) -> anyhow::Result<()> {
+        ensure!(!self.heard.is_empty(), "nobody asked for anything");
+        let mut rows: BTreeMap<&str, &UsageRow> = BTreeMap::new();
+        let mut faults = Vec::new();
+        for row in &self.rows {
+            if rows.insert(row.request_id(), row).is_some() {
+                faults.push(format!("a second row: {row:?}"));
+            }
+        }
+        for heard in &self.heard {
+            let judged = answer(heard, &reference.0[heard.subject])
+                .and_then(|()| bill(heard, rows.remove(heard.reply.request_id())));
+            faults.extend(judged.err().map(|fault| {
+                format!(
+                    "subject {} as {:?}: {fault:#}",
+                    heard.subject,
+                    heard.reply.request_id()
+                )
+            }));
+        }
+        faults.extend(
+            rows.values()
+                .map(|row| format!("a row nobody asked for: {row:?}")),
+        );
+        if !faults.is_empty() {
+            bail!(
+                "{} faults among {} requests:\n{}",
+                faults.len(),
+                self.heard.len(),
+                faults[..faults.len().min(TOLD)].join("\n")
+            );
+        }
+        Ok(())
+    }
+
+    /// The longest silence any client heard inside a stream.
+    #[must_use]
+    pub fn longest_gap(&self) -> Duration {
+        let gaps = self.heard.iter().map(|heard| heard.longest_gap);
+        gaps.max().unwrap_or_default()
+    }
+
+    /// Times anybody was told to come again.
+    #[must_use]
+    pub fn refusals(&self) -> u32 {
+        self.heard.iter().map(|heard| heard.refusals).sum()
+    }
+}
+
+/// The answer is whole and equal to the undisturbed one.
+fn answer(heard: &Heard, expected: &Reply) -> anyhow::Result<()> {
+    let reply = &heard.reply;
+    if let Some(fault) = &heard.fault {
+        bail!("broke off after {} tokens: {fault}", reply.tokens.len());
+    }
+    let differing = reply
+        .tokens
+        .iter()
+        .zip(&expected.tokens)
+        .position(|(one, other)| one != other);
+    if let Some(position) = differing {
+        bail!(
+            "token {position} is {}, undisturbed it is {}",
+            reply.tokens[position],
+            expected.tokens[position]
+        );
+    }
+    reply.complete()?;
+    ensure!(
+        reply.tokens.len() == expected.tokens.len(),
+        "{} tokens of {}",
+        reply.tokens.len(),
+        expected.tokens.len()
+    );
+    ensure!(
+        reply.text == expected.text && reply.finish_reasons == expected.finish_reasons,
+        "{:?} {:?}, undisturbed {:?} {:?}",
+        reply.text,
+        reply.finish_reasons,
+        expected.text,
+        expected.finish_reasons
+    );
+    Ok(())
+}
+
+/// Billed is what was delivered.
+fn bill(heard: &Heard, row: Option<&UsageRow>) -> anyhow::Result<()> {
+    let row = row.context("has no row in the ledger")?;
+    let reply = &heard.reply;
+    let delivered = reply.tokens.len() as u64;
+    ensure!(
+        row.number("completion_tokens")? == delivered && reply.counted("completion_tokens")? == delivered,
+        "{delivered} tokens delivered, told {:?}, billed {row:?}",
+        reply.usage
+    );
+    ensure!(
+        row.number("prompt_tokens")? == reply.counted("prompt_tokens")?,
+        "told {:?}, billed {row:?}",
+        reply.usage
+    );
+    ensure!(
+        reply.finish_reasons == [row.finish()],
+        "told {:?}, billed {row:?}",
+        reply.finish_reasons
+    );
+    Ok(())
+}
