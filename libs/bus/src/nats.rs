@@ -76,6 +76,12 @@ impl NatsBus {
         self.link.health.fatal().await
     }
 
+    /// Whether a server is connected now.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.link.health.line().borrow().is_up
+    }
+
     /// Messages lost inside this process before they reached any subscriber's queue, which counts its own. Not zero
     /// means that this process is far too slow for what it listens to.
     #[must_use]

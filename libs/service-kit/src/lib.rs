@@ -1,16 +1,20 @@
-//! What every process needs and no domain knows: tasks that stop in order, metrics, logs, traces, a clock,
-//! signals.
+//! What every process needs and no domain knows: settings, tasks that stop in order, metrics, logs, traces, a clock,
+//! signals, a health port.
 
 mod clock;
+mod health;
 mod logging;
 mod metrics;
+mod settings;
 mod signals;
 mod tasks;
 mod traces;
 
 pub use clock::{Clock, SystemClock};
+pub use health::{HealthParts, Probe, serve_health};
 pub use logging::{LogFormat, LoggingError, init_logging};
 pub use metrics::{Buckets, Counter, Gauge, Histogram, Labels, Metrics};
+pub use settings::{Checks, FileSettings, Given, SettingFaults, SettingValue, SettingsFileError, read_yaml};
 pub use signals::StopSignals;
 pub use tasks::{Stage, StillRunning, Tasks};
 pub use traces::{Fact, SharedSpan, Span, SpanKind, TraceContext, Tracer, Traces, TracesConfig, TracesError};

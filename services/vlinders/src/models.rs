@@ -17,7 +17,7 @@ use crate::progress::LoadDisplay;
 use crate::settings::BackendKind;
 
 /// Context of a simulated model that has no limit of its own.
-const SIM_CONTEXT_TOKENS: u32 = 32_768;
+pub(crate) const SIM_CONTEXT_TOKENS: u32 = 32_768;
 
 /// Where a model comes from and what computes it.
 #[derive(Clone, Debug)]
@@ -26,6 +26,8 @@ pub(crate) struct ModelOrder {
     pub(crate) folder: Option<PathBuf>,
     pub(crate) backend: BackendKind,
     pub(crate) threads: Option<usize>,
+    /// Other processes of this host may read the blocks.
+    pub(crate) shared_kv: bool,
     pub(crate) sim_cost: StepCost,
 }
 
@@ -55,17 +57,17 @@ pub(crate) enum Compute {
     },
 }
 
-/// The files of the order's model.
-pub(crate) fn source(order: &ModelOrder) -> ModelSource {
-    match &order.folder {
+/// The files of a model.
+pub(crate) fn source(folder: Option<&PathBuf>) -> ModelSource {
+    match folder {
         Some(folder) => ModelSource::folder(folder),
         None => ModelSource::embedded(demo::FILES),
     }
 }
 
 /// The name a folder's model is served under unless another is given: the folder's own.
-pub(crate) fn default_name(order: &ModelOrder) -> String {
-    let Some(folder) = &order.folder else {
+pub(crate) fn default_name(folder: Option<&PathBuf>) -> String {
+    let Some(folder) = folder else {
         return demo::NAME.to_owned();
     };
     let full = folder.canonicalize().unwrap_or_else(|_| folder.clone());
@@ -101,10 +103,13 @@ impl Compute {
     /// When the checkpoint is malformed or not supported, or the backend has no room.
     pub(crate) fn load(order: &ModelOrder, source: &ModelSource, text: &ModelText) -> anyhow::Result<Self> {
         let mut backend: Box<dyn Backend> = match order.backend {
-            BackendKind::Cpu => Box::new(CpuBackend::new(CpuOptions {
-                threads: order.threads,
-                ..CpuOptions::default()
-            })?),
+            BackendKind::Cpu => {
+                let options = CpuOptions {
+                    threads: order.threads,
+                    ..CpuOptions::default()
+                };
+                Box::new(CpuBackend::new(options)?.with_shared_kv(order.shared_kv))
+            }
             BackendKind::Reference => Box::new(ReferenceBackend::new()),
             BackendKind::Sim => return Self::pretend(order, source, text),
         };

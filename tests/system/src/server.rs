@@ -98,7 +98,7 @@ impl Server {
     /// Its newest usage rows, read while it runs.
     ///
     /// # Errors
-    /// When `vlinders usage` fails.
+    /// When `vlinders ledger` fails.
     pub async fn usage(&self) -> anyhow::Result<Vec<UsageRow>> {
         usage_rows(self.home()).await
     }
@@ -158,7 +158,7 @@ impl Stopped {
     /// Its usage rows.
     ///
     /// # Errors
-    /// When `vlinders usage` fails.
+    /// When `vlinders ledger` fails.
     pub async fn usage(&self) -> anyhow::Result<Vec<UsageRow>> {
         usage_rows(self.home.path()).await
     }

@@ -1,4 +1,4 @@
-//! Usage rows, as `vlinders usage` prints them.
+//! Usage rows, as `vlinders ledger` prints them.
 
 use std::path::Path;
 
@@ -44,9 +44,9 @@ pub async fn usage_rows(home: &Path) -> anyhow::Result<Vec<UsageRow>> {
     let data = data_folder(home);
     let data = data.to_str().context("scratch folders have plain names")?;
     let scratch = tempfile::tempdir()?;
-    let arguments = ["usage", "--data-dir", data, "--json", "--limit", "1000"];
+    let arguments = ["ledger", "--data-dir", data, "--json", "--limit", "1000"];
     let ended = run_to_end(scratch.path(), &arguments).await?;
-    ensure!(ended.status.success(), "vlinders usage: {}", ended.errors);
+    ensure!(ended.status.success(), "vlinders ledger: {}", ended.errors);
     parse_rows(&ended.output)
 }
 

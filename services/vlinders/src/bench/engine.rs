@@ -57,9 +57,10 @@ pub(super) fn run(args: &EngineBenchArgs) -> anyhow::Result<()> {
         folder: args.model.clone(),
         backend: BackendKind::Cpu,
         threads: args.threads,
+        shared_kv: false,
         sim_cost: StepCost::default(),
     };
-    let source = source(&order);
+    let source = source(order.folder.as_ref());
     let text = load_text(&source)?;
     let compute = Compute::load(&order, &source, &text)?;
     let Compute::Real { model, .. } = &compute else {
@@ -86,7 +87,7 @@ pub(super) fn run(args: &EngineBenchArgs) -> anyhow::Result<()> {
         results.push(measure(&mut *engine, args, *batch, &limits, &work)?);
     }
     let report = Report {
-        model: default_name(&order),
+        model: default_name(order.folder.as_ref()),
         engine: engine.facts().detail.clone(),
         prompt_tokens: args.prompt,
         decode_tokens: args.decode,

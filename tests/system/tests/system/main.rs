@@ -6,11 +6,11 @@ mod bad_requests;
 mod bad_start;
 mod crowd;
 mod equality;
+mod ledger_cli;
 mod own_models;
 mod sdk;
 mod start;
 mod stop;
-mod usage_cli;
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! `vlinders usage`.
+//! `vlinders ledger`.
 
 use std::path::Path;
 
@@ -27,7 +27,7 @@ async fn usage(home: &Path, arguments: &[&str]) -> anyhow::Result<Ended> {
     let scratch = tempfile::tempdir()?;
     run_to_end(
         scratch.path(),
-        &[&["usage", "--data-dir", data], arguments].concat(),
+        &[&["ledger", "--data-dir", data], arguments].concat(),
     )
     .await
 }

@@ -1,24 +1,27 @@
-//! `vlinders usage`: what the ledger holds.
+//! `vlinders ledger`: what the ledger holds.
 
 use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
 use clap::Args;
 use serde_json::json;
-use vlinders_ledger::{Ledger, SqliteLedger, UsageQuery, UsageTotal};
+use vlinders_ledger::{Ledger, PostgresLedger, SqliteLedger, UsageQuery, UsageTotal};
+use vlinders_service_kit::Checks;
 use vlinders_types::{ModelName, TenantId, UsageEvent};
 
-use crate::settings::data_dir;
+use crate::settings::{DatabaseArgs, data_dir};
 
 /// The ledger's name inside the data folder.
 pub(crate) const LEDGER_FILE: &str = "usage.sqlite";
 
-/// Flags of `vlinders usage`.
+/// Flags of `vlinders ledger`.
 #[derive(Args, Debug)]
-pub(crate) struct UsageArgs {
+pub(crate) struct LedgerArgs {
     /// Folder `vlinders up` keeps usage in [default: $XDG_DATA_HOME/vlinders or ~/.local/share/vlinders]
     #[arg(long, env = "DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    database: DatabaseArgs,
     /// Only this tenant's
     #[arg(long)]
     tenant: Option<String>,
@@ -40,13 +43,9 @@ pub(crate) struct UsageArgs {
 ///
 /// # Errors
 /// When there is no ledger or it cannot be read.
-pub(crate) fn run(args: &UsageArgs) -> anyhow::Result<()> {
-    let path = data_dir(args.data_dir.as_ref())?.join(LEDGER_FILE);
-    ensure!(
-        path.is_file(),
-        "no usage at {}: nothing was served yet, or --data-dir is another folder",
-        path.display()
-    );
+pub(crate) fn run(args: &LedgerArgs, mut checks: Checks) -> anyhow::Result<()> {
+    let database = args.database.read(&mut checks);
+    checks.finish()?;
     let query = UsageQuery {
         tenant: args.tenant.as_deref().map(TenantId::new),
         model: args.model.as_deref().map(ModelName::new),
@@ -58,7 +57,10 @@ pub(crate) fn run(args: &UsageArgs) -> anyhow::Result<()> {
         .build()
         .context("no threads to be had")?;
     runtime.block_on(async {
-        let ledger = SqliteLedger::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        let ledger: Box<dyn Ledger> = match database {
+            Some(options) => Box::new(PostgresLedger::open(options).await.context("--database-url")?),
+            None => Box::new(of_folder(args)?),
+        };
         if args.totals {
             print_totals(&ledger.totals(&query).await?, args.json);
         } else {
@@ -66,6 +68,17 @@ pub(crate) fn run(args: &UsageArgs) -> anyhow::Result<()> {
         }
         Ok(())
     })
+}
+
+/// The ledger of `vlinders up`.
+fn of_folder(args: &LedgerArgs) -> anyhow::Result<SqliteLedger> {
+    let path = data_dir(args.data_dir.as_ref())?.join(LEDGER_FILE);
+    ensure!(
+        path.is_file(),
+        "no usage at {}: nothing was served yet, or --data-dir is another folder",
+        path.display()
+    );
+    SqliteLedger::open(&path).with_context(|| format!("cannot open {}", path.display()))
 }
 
 fn print_requests(events: &[UsageEvent], as_json: bool) {

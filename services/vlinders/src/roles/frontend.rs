@@ -1,0 +1,72 @@
+//! `vlinders frontend`: the HTTP side of a cluster.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use vlinders_frontend::{
+    Anonymous, FrontendConfig, FrontendParts, InProcessLimiter, Limiter, RedisLimiter, ServedModels,
+    SystemEntropy,
+};
+
+use super::process::{Process, Starting};
+use crate::greeting::greet_clients;
+use crate::serving::served;
+use crate::settings::{FrontendSettings, RateSettings};
+use crate::streams;
+
+/// How long clients have to read their last event.
+const PARTING: Duration = Duration::from_secs(1);
+
+/// Runs until a signal.
+///
+/// # Errors
+/// When a model, the port or a server does not allow it to start.
+pub(crate) fn run(settings: FrontendSettings) -> anyhow::Result<()> {
+    settings.log.start()?.block_on(serve(settings))
+}
+
+async fn serve(settings: FrontendSettings) -> anyhow::Result<()> {
+    // The port comes first: a taken one should not cost the waiting for others.
+    let listener = TcpListener::bind(settings.listen).await;
+    let listener = listener.with_context(|| format!("--listen: cannot listen on {}", settings.listen))?;
+    let starting = Starting::new()?;
+    let models = tokio::task::block_in_place(|| {
+        let models: anyhow::Result<Vec<_>> = settings.models.iter().map(served).collect();
+        anyhow::Ok(ServedModels::new(models?)?)
+    })?;
+    let process = starting.connect(settings.nats).await?;
+    streams::ensure_requests(&*process.bus, settings.queue).await?;
+    streams::make_missing(&*process.bus, settings.queue).await?;
+    let names: Vec<String> = models.names().map(|(name, _)| name.to_owned()).collect();
+    let parts = FrontendParts {
+        bus: Arc::clone(&process.bus) as _,
+        models,
+        authenticator: Arc::new(Anonymous),
+        limiter: limiter(settings.rate, &process)?,
+        clock: Arc::clone(&process.clock),
+        entropy: Arc::new(SystemEntropy::default()),
+        tasks: process.tasks.clone(),
+        metrics: process.metrics.clone(),
+        config: FrontendConfig {
+            request_deadline: settings.queue.request_deadline,
+            drain: settings.drain,
+            ..FrontendConfig::default()
+        },
+    };
+    let handle = vlinders_frontend::start(parts, listener).await?;
+    greet_clients(handle.address(), &names)?;
+    process.serve(settings.drain + PARTING).await
+}
+
+fn limiter(rate: RateSettings, process: &Process) -> anyhow::Result<Arc<dyn Limiter>> {
+    let clock = Arc::clone(&process.clock);
+    Ok(match rate {
+        RateSettings::Unlimited => Arc::new(InProcessLimiter::unlimited(clock)),
+        RateSettings::Local { per_minute } => Arc::new(InProcessLimiter::per_minute(per_minute, clock)),
+        RateSettings::Shared { address, limits } => {
+            Arc::new(RedisLimiter::new(&address, limits, clock, &process.metrics)?)
+        }
+    })
+}

@@ -1,0 +1,83 @@
+//! `vlinders prefill` and `vlinders decode`: the workers of a cluster.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::sync::Arc;
+
+use anyhow::Context;
+use vlinders_kernel_api::Urgency;
+use vlinders_kv_transfer::{KvTransport, ShmOptions, ShmTransport, TcpOptions, TcpTransport};
+use vlinders_types::Epoch;
+use vlinders_worker::Role;
+
+use super::process::Starting;
+use crate::greeting::greet_operators;
+use crate::serving::Model;
+use crate::settings::WorkerSettings;
+use crate::streams;
+use crate::workers::{Surroundings, WorkerOrder};
+
+/// Runs until a signal.
+///
+/// # Errors
+/// When the model, a port or a server does not allow it to start.
+pub(crate) fn run(role: Role, settings: WorkerSettings) -> anyhow::Result<()> {
+    settings.log.start()?.block_on(serve(role, settings))
+}
+
+async fn serve(role: Role, settings: WorkerSettings) -> anyhow::Result<()> {
+    let starting = Starting::new()?;
+    let health = starting.open_health_port(settings.health_listen).await?;
+    let (model, engine) = tokio::task::block_in_place(|| {
+        let model = Model::load(&settings.model, &settings.engine, settings.kv_transports.shm)?;
+        let urgency = match role {
+            Role::Prefill => Urgency::Prefill,
+            Role::Decode | Role::Both => Urgency::Decode,
+        };
+        let engine = model.engine(&settings.engine, urgency)?;
+        anyhow::Ok((model, engine))
+    })?;
+    let transports = transports(&settings)?;
+    let process = starting.connect(settings.nats).await?;
+    streams::make_missing(&*process.bus, settings.queue).await?;
+    let surroundings = Surroundings {
+        bus: Arc::clone(&process.bus) as _,
+        tasks: process.tasks.clone(),
+        metrics: process.metrics.clone(),
+        clock: Arc::clone(&process.clock),
+        epoch: Epoch(process.clock.now_ms()),
+    };
+    let order = WorkerOrder {
+        role,
+        name: &settings.name,
+        model: &model,
+        settings: &settings.engine,
+        engine,
+        transports,
+        drain_limit: settings.drain,
+    };
+    surroundings
+        .start(order)
+        .await
+        .context("the worker cannot start (--kv-listen, --kv-socket-dir)")?;
+    greet_operators(&format!("{} {}", role.name(), settings.name), health)?;
+    process.serve(settings.drain).await
+}
+
+/// The ways to other workers, best first.
+fn transports(settings: &WorkerSettings) -> anyhow::Result<Vec<Arc<dyn KvTransport>>> {
+    let mut transports: Vec<Arc<dyn KvTransport>> = Vec::new();
+    if settings.kv_transports.shm {
+        let folder = &settings.kv_socket_dir;
+        // Whoever may open a socket in it may read blocks.
+        let made = std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder);
+        made.with_context(|| format!("--kv-socket-dir: cannot create {}", folder.display()))?;
+        transports.push(ShmTransport::new(ShmOptions::new(folder.clone()))?);
+    }
+    if settings.kv_transports.tcp {
+        transports.push(TcpTransport::new(TcpOptions::new(settings.kv_listen)));
+    }
+    Ok(transports)
+}

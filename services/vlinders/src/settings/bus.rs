@@ -1,0 +1,137 @@
+//! The queue of requests and the servers it is on.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use vlinders_bus::{NatsLogin, NatsOptions};
+use vlinders_service_kit::{Checks, Given};
+
+use super::stores::secret_from_environment;
+
+const QUEUED_REQUESTS: u64 = 1_000_000;
+/// A day.
+const DEADLINE_S: u64 = 24 * 3600;
+
+/// Flags of the request queue.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct QueueArgs {
+    /// Requests that may wait in the queue; more are refused with 429
+    #[arg(long, env = "MAX_QUEUED_REQUESTS", value_name = "N", default_value = "1024")]
+    max_queued_requests: Given<u64>,
+    /// Seconds after which a request has lost its use
+    #[arg(
+        long,
+        env = "REQUEST_DEADLINE_S",
+        value_name = "SECONDS",
+        default_value = "300"
+    )]
+    request_deadline_s: Given<u64>,
+}
+
+/// Limits of the request queue.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct QueueSettings {
+    pub(crate) max_queued_requests: u64,
+    pub(crate) request_deadline: Duration,
+}
+
+impl QueueArgs {
+    pub(crate) fn read(&self, checks: &mut Checks) -> QueueSettings {
+        let deadline = checks.number("request_deadline_s", &self.request_deadline_s, 1..=DEADLINE_S);
+        QueueSettings {
+            max_queued_requests: checks.number(
+                "max_queued_requests",
+                &self.max_queued_requests,
+                1..=QUEUED_REQUESTS,
+            ),
+            request_deadline: Duration::from_secs(deadline),
+        }
+    }
+}
+
+/// Flags of the connection to NATS.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct NatsArgs {
+    /// NATS servers, separated by commas
+    #[arg(
+        long,
+        env = "NATS_URL",
+        value_name = "URLS",
+        default_value = "nats://127.0.0.1:4222"
+    )]
+    nats_url: String,
+    /// Name to log in with; the password is read from NATS_PASSWORD or --nats-password-file
+    #[arg(long, env = "NATS_USER", value_name = "NAME")]
+    nats_user: Option<String>,
+    /// File with the password
+    #[arg(long, env = "NATS_PASSWORD_FILE", value_name = "FILE")]
+    nats_password_file: Option<PathBuf>,
+    /// File with a token to log in with, in place of NATS_TOKEN
+    #[arg(long, env = "NATS_TOKEN_FILE", value_name = "FILE")]
+    nats_token_file: Option<PathBuf>,
+    /// Servers that keep a copy of each stream, when this process is the one that creates it
+    #[arg(long, env = "NATS_REPLICAS", value_name = "N", default_value = "1")]
+    nats_replicas: Given<u16>,
+    /// Seconds to wait for servers that are not up yet
+    #[arg(long, env = "START_LIMIT_S", value_name = "SECONDS", default_value = "60")]
+    start_limit_s: Given<u64>,
+}
+
+impl NatsArgs {
+    /// `name` is what the servers call this connection.
+    pub(crate) fn read(&self, name: String, checks: &mut Checks) -> NatsOptions {
+        let servers = self
+            .nats_url
+            .split(',')
+            .map(str::trim)
+            .map(str::to_owned)
+            .collect();
+        let replicas = checks.number("nats_replicas", &self.nats_replicas, 1..=5);
+        let start_limit = checks.number("start_limit_s", &self.start_limit_s, 1..=3600);
+        NatsOptions {
+            name,
+            login: self.login(checks),
+            replicas: u8::try_from(replicas).unwrap_or(1),
+            start_limit: Duration::from_secs(start_limit),
+            ..NatsOptions::new(servers)
+        }
+    }
+
+    fn login(&self, checks: &mut Checks) -> NatsLogin {
+        let password = secret_from_environment("NATS_PASSWORD");
+        let password = checks.secret(
+            "nats_password",
+            password.as_ref(),
+            self.nats_password_file.as_ref(),
+        );
+        let token = secret_from_environment("NATS_TOKEN");
+        let token = checks.secret("nats_token", token.as_ref(), self.nats_token_file.as_ref());
+        match (&self.nats_user, password, token) {
+            (None, None, None) => NatsLogin::Nobody,
+            (None, None, Some(token)) => NatsLogin::Token(token),
+            (Some(user), Some(password), None) => NatsLogin::Password {
+                user: user.clone(),
+                password,
+            },
+            (Some(_), None, None) => {
+                checks.fault(
+                    "nats_user",
+                    "has no password: set NATS_PASSWORD or --nats-password-file",
+                );
+                NatsLogin::Nobody
+            }
+            (None, Some(_), None) => {
+                checks.fault("nats_user", "is missing beside the password");
+                NatsLogin::Nobody
+            }
+            (Some(_), _, Some(_)) | (None, Some(_), Some(_)) => {
+                checks.fault(
+                    "nats_token",
+                    "is given beside a name or a password; use one way to log in",
+                );
+                NatsLogin::Nobody
+            }
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! The settings of all subcommands: read once, checked completely, all faults told together before a port opens.
+//!
+//! A flag goes before its environment variable, that before the settings file, and that before the default.
+
+mod bus;
+mod engine;
+mod file;
+mod model;
+mod process;
+mod roles;
+mod stores;
+mod up;
+
+pub(crate) use bus::{NatsArgs, QueueArgs, QueueSettings};
+pub(crate) use engine::{BackendKind, EngineArgs, EngineSettings};
+pub(crate) use file::{layered, origins};
+pub(crate) use model::{ModelArgs, ModelChoice};
+pub(crate) use process::{LogSettings, ProcessArgs};
+pub(crate) use roles::{
+    FrontendArgs, FrontendSettings, RateSettings, UsageRoleArgs, UsageRoleSettings, WorkerArgs,
+    WorkerSettings,
+};
+pub(crate) use stores::{DatabaseArgs, data_dir};
+pub(crate) use up::{UpArgs, UpRole, UpSettings};

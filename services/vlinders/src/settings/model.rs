@@ -1,0 +1,314 @@
+//! Which models are served: one given by flags, or those of models.yaml.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Deserialize;
+use vlinders_service_kit::{Checks, Given, read_yaml};
+
+/// Flags that choose models.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ModelArgs {
+    /// Folder of the model, in the Hugging Face layout [default: the built-in demo model]
+    #[arg(long, env = "MODEL_PATH", value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Name to serve it under [default: the folder's name]; with --models-file, which of its models
+    #[arg(long, env = "SERVED_MODEL_NAME", value_name = "NAME")]
+    served_model_name: Option<String>,
+    /// Further names that mean the same model; may be given several times
+    #[arg(long = "alias", value_name = "NAME")]
+    aliases: Vec<String>,
+    /// File with the models to serve (models.yaml)
+    #[arg(long, env = "MODELS_FILE", value_name = "FILE")]
+    models_file: Option<PathBuf>,
+    /// Tokens of the longest sequence [default: what the model and the KV memory allow]
+    #[arg(long, env = "MAX_MODEL_LEN", value_name = "TOKENS")]
+    max_model_len: Option<Given<u32>>,
+    /// Devices that share one model
+    #[arg(long, env = "TENSOR_PARALLEL_SIZE", value_name = "N", default_value = "1")]
+    tensor_parallel_size: Given<u32>,
+}
+
+/// One model to serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ModelChoice {
+    /// None is the folder's own name.
+    pub(crate) name: Option<String>,
+    pub(crate) aliases: Vec<String>,
+    /// None is the built-in one.
+    pub(crate) folder: Option<PathBuf>,
+    pub(crate) max_model_len: Option<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModelsFile {
+    models: Vec<Entry>,
+}
+
+/// One entry of models.yaml.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    name: String,
+    path: PathBuf,
+    #[serde(default)]
+    aliases: Vec<String>,
+    #[serde(default = "one")]
+    tensor_parallel_size: u32,
+    max_model_len: Option<u32>,
+    #[serde(default = "yes")]
+    enabled: bool,
+}
+
+const fn one() -> u32 {
+    1
+}
+
+const fn yes() -> bool {
+    true
+}
+
+impl ModelArgs {
+    /// The model of a process that computes: exactly one.
+    pub(crate) fn read_one(&self, checks: &mut Checks) -> ModelChoice {
+        let size = checks.number("tensor_parallel_size", &self.tensor_parallel_size, 1..=u32::MAX);
+        if size != 1 {
+            checks.fault("tensor_parallel_size", not_parallel(size));
+        }
+        let Some(path) = self.file(checks) else {
+            return self.single(checks);
+        };
+        let enabled = self.enabled(&path, checks);
+        for (name, _, size) in &enabled {
+            if *size != 1 {
+                checks.other_fault(format_args!(
+                    "tensor_parallel_size of model {name} in {}: {}",
+                    path.display(),
+                    not_parallel(*size)
+                ));
+            }
+        }
+        let names: Vec<&str> = enabled.iter().map(|(name, ..)| name.as_str()).collect();
+        let wanted = self.served_model_name.as_deref();
+        let found = enabled
+            .iter()
+            .find(|(name, ..)| wanted.is_none_or(|wanted| wanted == name));
+        match (found, wanted) {
+            (Some((_, choice, _)), Some(_)) => return choice.clone(),
+            (Some((_, choice, _)), None) if enabled.len() == 1 => return choice.clone(),
+            (Some(_), None) => checks.fault(
+                "served_model_name",
+                format_args!(
+                    "a worker serves one model; choose one of those in {}: {}",
+                    path.display(),
+                    names.join(", ")
+                ),
+            ),
+            (None, Some(wanted)) => checks.fault(
+                "served_model_name",
+                format_args!(
+                    "`{wanted}` is not enabled in {}: {}",
+                    path.display(),
+                    names.join(", ")
+                ),
+            ),
+            // An empty file is a fault already.
+            (None, None) => {}
+        }
+        self.single(checks)
+    }
+
+    /// All models of a process that does not compute.
+    pub(crate) fn read_all(&self, checks: &mut Checks) -> Vec<ModelChoice> {
+        checks.number("tensor_parallel_size", &self.tensor_parallel_size, 1..=u32::MAX);
+        match self.file(checks) {
+            None => vec![self.single(checks)],
+            // A name, shared with workers, which choose by it, chooses nothing here.
+            Some(path) => {
+                let enabled = self.enabled(&path, checks);
+                enabled.into_iter().map(|(_, choice, _)| choice).collect()
+            }
+        }
+    }
+
+    fn file(&self, checks: &mut Checks) -> Option<PathBuf> {
+        let file = self.models_file.clone()?;
+        for (id, is_given) in [
+            ("model", self.model.is_some()),
+            ("aliases", !self.aliases.is_empty()),
+        ] {
+            if is_given {
+                let other = checks.name("models_file");
+                checks.fault(
+                    id,
+                    format_args!("is given beside {other}, which says it too; give one of them"),
+                );
+            }
+        }
+        Some(file)
+    }
+
+    /// The enabled models of a file; one that says nothing of its length has that of the flag.
+    fn enabled(&self, path: &Path, checks: &mut Checks) -> Vec<(String, ModelChoice, u32)> {
+        let longest = self.longest(checks);
+        let mut enabled = read_file(path, checks);
+        for (_, choice, _) in &mut enabled {
+            choice.max_model_len = choice.max_model_len.or(longest);
+        }
+        enabled
+    }
+
+    fn longest(&self, checks: &mut Checks) -> Option<u32> {
+        checks.optional_number("max_model_len", self.max_model_len.as_ref(), 1..=u32::MAX)
+    }
+
+    fn single(&self, checks: &mut Checks) -> ModelChoice {
+        if let Some(folder) = &self.model
+            && !folder.is_dir()
+        {
+            checks.fault("model", format_args!("{} is no folder", folder.display()));
+        }
+        ModelChoice {
+            name: self.served_model_name.clone(),
+            aliases: self.aliases.clone(),
+            folder: self.model.clone(),
+            max_model_len: self.longest(checks),
+        }
+    }
+}
+
+fn not_parallel(size: u32) -> String {
+    format!("{size} devices cannot share a model on this backend; use 1")
+}
+
+/// The enabled models of a file with their names and how many devices each wants.
+fn read_file(path: &Path, checks: &mut Checks) -> Vec<(String, ModelChoice, u32)> {
+    let file: ModelsFile = match read_yaml(path) {
+        Ok(file) => file,
+        Err(error) => {
+            checks.fault("models_file", error);
+            return Vec::new();
+        }
+    };
+    let enabled: Vec<Entry> = file.models.into_iter().filter(|entry| entry.enabled).collect();
+    if enabled.is_empty() {
+        checks.fault("models_file", format_args!("{} enables no model", path.display()));
+    }
+    let mut taken = BTreeSet::new();
+    let mut choices = Vec::new();
+    for entry in enabled {
+        let fault = |text: String| format!("model {} in {}: {text}", entry.name, path.display());
+        if entry.name.is_empty() {
+            checks.other_fault(format_args!("{}: a model has an empty name", path.display()));
+        }
+        for name in std::iter::once(&entry.name).chain(&entry.aliases) {
+            if !taken.insert(name.clone()) {
+                checks.other_fault(fault(format!("the name `{name}` is taken")));
+            }
+        }
+        if !entry.path.is_dir() {
+            checks.other_fault(fault(format!("path: {} is no folder", entry.path.display())));
+        }
+        if entry.max_model_len == Some(0) {
+            checks.other_fault(fault("max_model_len: 0 tokens hold no request".to_owned()));
+        }
+        if entry.tensor_parallel_size == 0 {
+            checks.other_fault(fault(
+                "tensor_parallel_size: 0 devices compute nothing".to_owned(),
+            ));
+        }
+        let choice = ModelChoice {
+            name: Some(entry.name.clone()),
+            aliases: entry.aliases,
+            folder: Some(entry.path),
+            max_model_len: entry.max_model_len,
+        };
+        choices.push((entry.name, choice, entry.tensor_parallel_size));
+    }
+    choices
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ModelArgs,
+    }
+
+    fn with_file(text: &str, more: &[&str]) -> (Result<(), String>, Vec<ModelChoice>, ModelChoice) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("models.yaml");
+        let text = text.replace("FOLDER", folder.path().to_str().unwrap());
+        std::fs::write(&file, text).unwrap();
+        let file = file.to_str().unwrap();
+        let words = [&["x", "--models-file", file], more].concat();
+        let args = Line::try_parse_from(words).unwrap().args;
+        let mut checks = Checks::default();
+        let (all, one) = (args.read_all(&mut checks), args.read_one(&mut checks));
+        (checks.finish().map_err(|faults| faults.to_string()), all, one)
+    }
+
+    const TWO: &str = "models:\n- {name: gpt-4, path: FOLDER, max_model_len: 4096, aliases: [big]}\n\
+                       - {name: small, path: FOLDER}\n- {name: off, path: /nowhere, tensor_parallel_size: 4, enabled: false}\n";
+
+    #[test]
+    fn a_frontend_serves_all_enabled_models_and_a_worker_the_chosen_one() {
+        let (faults, all, one) = with_file(TWO, &["--served-model-name", "gpt-4"]);
+        faults.unwrap();
+        let names: Vec<_> = all.iter().filter_map(|choice| choice.name.as_deref()).collect();
+        assert_eq!(names, ["gpt-4", "small"]);
+        assert_eq!(
+            (one.aliases, one.max_model_len),
+            (vec!["big".to_owned()], Some(4096))
+        );
+    }
+
+    #[test]
+    fn a_worker_must_choose_and_can_choose_only_what_is_enabled() {
+        let (faults, ..) = with_file(TWO, &[]);
+        let line = faults.unwrap_err();
+        assert!(
+            line.contains("--served-model-name") && line.contains("gpt-4, small"),
+            "{line}"
+        );
+        let (faults, ..) = with_file(TWO, &["--served-model-name", "off"]);
+        assert!(faults.unwrap_err().contains("`off` is not enabled"));
+    }
+
+    #[test]
+    fn every_fault_of_a_file_is_told() {
+        let text = "models:\n- {name: a, path: /nowhere, max_model_len: 0}\n- {name: a, path: FOLDER, tensor_parallel_size: 4}\n";
+        let line = with_file(text, &["--served-model-name", "a"]).0.unwrap_err();
+        for word in [
+            "/nowhere is no folder",
+            "max_model_len: 0",
+            "`a` is taken",
+            "4 devices",
+        ] {
+            assert!(line.contains(word), "lacks {word}: {line}");
+        }
+        for (text, word) in [
+            ("models: []\n", "enables no model"),
+            ("models:\n- {name: a, paht: FOLDER}\n", "paht"),
+            ("modles: []\n", "modles"),
+        ] {
+            let line = with_file(text, &[]).0.unwrap_err();
+            assert!(line.contains(word), "lacks {word}: {line}");
+        }
+    }
+
+    #[test]
+    fn a_model_is_chosen_in_one_place() {
+        let line = with_file(TWO, &["--served-model-name", "small", "--model", "/tmp"])
+            .0
+            .unwrap_err();
+        assert!(line.contains("--model: is given beside --models-file"), "{line}");
+    }
+}

@@ -1,0 +1,89 @@
+//! Databases, folders and secrets.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::Args;
+use vlinders_ledger::PostgresOptions;
+use vlinders_service_kit::{Checks, Given};
+
+const CONNECTIONS: usize = 1000;
+
+/// Flags of the Postgres ledger.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DatabaseArgs {
+    /// Postgres database of the ledger, without a password: postgres://user@host:5432/database
+    #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    database_url: Option<String>,
+    /// File with the password, in place of POSTGRES_PASSWORD
+    #[arg(long, env = "POSTGRES_PASSWORD_FILE", value_name = "FILE")]
+    postgres_password_file: Option<PathBuf>,
+    /// Connections to the database at most
+    #[arg(long, env = "DATABASE_POOL_SIZE", value_name = "N", default_value = "4")]
+    database_pool_size: Given<usize>,
+}
+
+impl DatabaseArgs {
+    pub(crate) fn is_given(&self) -> bool {
+        self.database_url.is_some()
+    }
+
+    /// The database, if one is given.
+    pub(crate) fn read(&self, checks: &mut Checks) -> Option<PostgresOptions> {
+        let connections = checks.number("database_pool_size", &self.database_pool_size, 1..=CONNECTIONS);
+        let password = secret_from_environment("POSTGRES_PASSWORD");
+        let password = checks.secret(
+            "postgres_password",
+            password.as_ref(),
+            self.postgres_password_file.as_ref(),
+        );
+        let url = self.database_url.as_deref()?;
+        let options = PostgresOptions::parse(url).and_then(|options| match &password {
+            Some(password) => options.with_password(password),
+            None => Ok(options),
+        });
+        match options {
+            Ok(options) => Some(options.with_pool_size(NonZeroUsize::new(connections)?)),
+            Err(error) => {
+                checks.fault("database_url", chain(&error));
+                None
+            }
+        }
+    }
+}
+
+/// An error with its causes.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// Secrets are no flags: the arguments of a process are shown to everybody on its host.
+pub(super) fn secret_from_environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|secret| !secret.is_empty())
+}
+
+/// Where usage is kept.
+///
+/// # Errors
+/// When no folder is given and there is no home to put one in.
+pub(crate) fn data_dir(given: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
+    if let Some(given) = given {
+        return Ok(given.clone());
+    }
+    let folder = |name: &str| {
+        std::env::var_os(name)
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from)
+    };
+    let base = folder("XDG_DATA_HOME").or_else(|| folder("HOME").map(|home| home.join(".local/share")));
+    let base =
+        base.ok_or_else(|| anyhow::anyhow!("--data-dir: give a folder, there is no home folder to use"))?;
+    Ok(base.join("vlinders"))
+}

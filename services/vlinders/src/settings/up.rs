@@ -1,0 +1,142 @@
+//! The settings of `vlinders up`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use vlinders_service_kit::{Checks, Given, SettingValue};
+
+use super::{
+    EngineArgs, EngineSettings, LogSettings, ModelArgs, ModelChoice, ProcessArgs, QueueArgs, QueueSettings,
+};
+
+/// Flags of `vlinders up`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Where to listen
+    #[arg(
+        long,
+        env = "LISTEN",
+        value_name = "ADDR:PORT",
+        default_value = "127.0.0.1:8000"
+    )]
+    listen: Given<SocketAddr>,
+    /// `split` runs a prefill and a decode role, `both` one worker that does both
+    #[arg(long, env = "ROLE", default_value = "split")]
+    role: Given<UpRole>,
+    #[command(flatten)]
+    engine: EngineArgs,
+    #[command(flatten)]
+    queue: QueueArgs,
+    /// Folder for usage [default: $XDG_DATA_HOME/vlinders or ~/.local/share/vlinders]
+    #[arg(long, env = "DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    process: ProcessArgs,
+}
+
+/// How the roles are laid out in the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum UpRole {
+    /// One prefill and one decode worker, with a hand-off between them.
+    Split,
+    /// One worker that does both.
+    Both,
+}
+
+impl SettingValue for UpRole {
+    fn read(text: &str) -> Result<Self, String> {
+        ValueEnum::from_str(text, true).map_err(|_| "is no role; use `split` or `both`".to_owned())
+    }
+}
+
+/// Checked settings of `vlinders up`.
+#[derive(Clone, Debug)]
+pub(crate) struct UpSettings {
+    pub(crate) model: ModelChoice,
+    pub(crate) listen: SocketAddr,
+    pub(crate) role: UpRole,
+    pub(crate) engine: EngineSettings,
+    pub(crate) queue: QueueSettings,
+    pub(crate) data_dir: Option<PathBuf>,
+    pub(crate) log: LogSettings,
+}
+
+impl UpArgs {
+    /// Reads all settings.
+    ///
+    /// # Errors
+    /// One line with every fault.
+    pub(crate) fn read(self, mut checks: Checks) -> anyhow::Result<UpSettings> {
+        let settings = UpSettings {
+            model: self.model.read_one(&mut checks),
+            listen: checks
+                .value("listen", &self.listen)
+                .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
+            role: checks.value("role", &self.role).unwrap_or(UpRole::Split),
+            engine: self.engine.read(&mut checks),
+            queue: self.queue.read(&mut checks),
+            data_dir: self.data_dir,
+            log: self.process.read(&mut checks),
+        };
+        if !settings.listen.ip().is_loopback() {
+            checks.fault(
+                "listen",
+                format_args!(
+                    "{} is open to the network and there are no API keys yet; use a loopback address",
+                    settings.listen
+                ),
+            );
+        }
+        checks.finish()?;
+        Ok(settings)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: UpArgs,
+    }
+
+    fn read(words: &[&str]) -> anyhow::Result<UpSettings> {
+        let line = Line::try_parse_from(std::iter::once(&"up").chain(words)).unwrap();
+        line.args.read(Checks::default())
+    }
+
+    #[test]
+    fn the_defaults_are_sound() {
+        read(&[]).unwrap();
+    }
+
+    #[test]
+    fn all_faults_are_told_together() {
+        let words = [
+            "--max-num-seqs",
+            "0",
+            "--threads",
+            "many",
+            "--model",
+            "/nowhere",
+            "--listen",
+            "0.0.0.0:1",
+        ];
+        let line = read(&words).unwrap_err().to_string();
+        for named in [
+            "--max-num-seqs",
+            "--threads: `many`",
+            "--model: /nowhere",
+            "--listen",
+        ] {
+            assert!(line.contains(named), "{line}");
+        }
+    }
+}

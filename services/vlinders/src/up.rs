@@ -1,0 +1,255 @@
+//! `vlinders up`: every role in one process, over the in-process bus, with SQLite for usage.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use vlinders_bus::{Bus, InProcessBus, InProcessLimits};
+use vlinders_engine::{Engine, EngineFacts};
+use vlinders_frontend::{
+    Anonymous, FrontendConfig, FrontendHandle, FrontendParts, InProcessLimiter, ServedModel, ServedModels,
+    SystemEntropy,
+};
+use vlinders_kernel_api::Urgency;
+use vlinders_kv_transfer::{KvTransport, MemTransport};
+use vlinders_ledger::{Ledger, SqliteLedger};
+use vlinders_service_kit::{Clock, Metrics, StopSignals, SystemClock, Tasks};
+use vlinders_types::{Epoch, ModelName};
+use vlinders_usage::{UsageConfig, UsageParts};
+use vlinders_worker::Role;
+
+use crate::greeting::greet_clients;
+use crate::serving::Model;
+use crate::settings::{UpRole, UpSettings, data_dir};
+use crate::streams;
+use crate::workers::{Surroundings, WorkerOrder};
+
+/// How long requests that run may go on after the first Ctrl-C.
+const DRAIN: Duration = Duration::from_secs(20);
+/// How long workers let cut-off requests go on.
+const CUT: Duration = Duration::from_millis(100);
+/// How long clients have to read their last event.
+const PARTING: Duration = Duration::from_secs(1);
+/// How long everything else may take to stop.
+const STOP: Duration = Duration::from_secs(10);
+/// How long the workers may take to report themselves.
+const READY: Duration = Duration::from_secs(3);
+
+/// Runs until Ctrl-C.
+///
+/// # Errors
+/// When the model, the port or the data folder does not allow it to start.
+pub(crate) fn run(settings: UpSettings) -> anyhow::Result<()> {
+    settings.log.start()?.block_on(serve(settings))
+}
+
+async fn serve(settings: UpSettings) -> anyhow::Result<()> {
+    // The port comes first: a taken one should not cost the loading of a model.
+    let listener = TcpListener::bind(settings.listen).await;
+    let listener = listener.with_context(|| format!("--listen: cannot listen on {}", settings.listen))?;
+    let up = Up::new(&settings).await?;
+    let (model, engines) = tokio::task::block_in_place(|| {
+        let model = Model::load(&settings.model, &settings.engine, false)?;
+        let engines = Engines::new(&model, &settings)?;
+        anyhow::Ok((model, engines))
+    })?;
+    // Who listens for beacons starts before who sends them: then everything is ready with the first ones.
+    let handle = up
+        .start_frontend(&settings, &model, engines.facts(), listener)
+        .await?;
+    up.start_workers(&settings, &model, engines).await?;
+    until_served(&handle, &model.name).await;
+    // Before the greeting: whoever reads it may stop us at once.
+    let mut signals = StopSignals::watch().context("signals cannot be watched")?;
+    greet_clients(handle.address(), &[model.name.as_str().to_owned()])?;
+
+    let (failed, front_failed) = (up.tasks.failed(), up.front.failed());
+    let signal = tokio::select! {
+        signal = signals.next() => signal,
+        () = failed.cancelled() => "a failed task",
+        () = front_failed.cancelled() => "a failed task",
+    };
+    tracing::info!(
+        cause = signal,
+        "stopping; running requests may finish, a second Ctrl-C ends them"
+    );
+    // The workers go on until the last stream has its answer.
+    tokio::select! {
+        drained = up.front.stop(DRAIN + PARTING) => {
+            if let Err(late) = drained {
+                tracing::warn!(%late, "requests are cut off");
+            }
+        }
+        _ = signals.next() => tracing::warn!("requests are cut off"),
+    }
+    up.tasks
+        .stop(STOP)
+        .await
+        .context("not everything stopped in time")?;
+    // Answers that were cut have ended by now; their clients shall read so.
+    if up.front.stop(PARTING).await.is_err() {
+        tracing::warn!("some clients were not told that their answers are cut");
+    }
+    let any_failed = failed.is_cancelled() || front_failed.is_cancelled();
+    anyhow::ensure!(!any_failed, "a task failed; the log has the reason");
+    Ok(())
+}
+
+/// Waits for the workers' first beacons, so that whoever reads the greeting finds everything ready.
+async fn until_served(handle: &FrontendHandle, model: &ModelName) {
+    let served = async {
+        while !handle.is_served(model) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    if tokio::time::timeout(READY, served).await.is_err() {
+        tracing::warn!("no worker has reported itself yet");
+    }
+}
+
+/// One engine per worker, over the same weights.
+enum Engines {
+    Split {
+        prefill: Box<dyn Engine>,
+        decode: Box<dyn Engine>,
+    },
+    Both(Box<dyn Engine>),
+}
+
+impl Engines {
+    fn new(model: &Model, settings: &UpSettings) -> anyhow::Result<Self> {
+        let decode = model.engine(&settings.engine, Urgency::Decode)?;
+        Ok(match settings.role {
+            UpRole::Split => Self::Split {
+                prefill: model.engine(&settings.engine, Urgency::Prefill)?,
+                decode,
+            },
+            UpRole::Both => Self::Both(decode),
+        })
+    }
+
+    /// The sizes of the engine that generates; those of all are alike.
+    fn facts(&self) -> &EngineFacts {
+        match self {
+            Self::Split { decode, .. } => decode.facts(),
+            Self::Both(engine) => engine.facts(),
+        }
+    }
+}
+
+/// The parts every role shares.
+struct Up {
+    /// The frontend's tasks stop first: what it has accepted needs everything else.
+    front: Tasks,
+    tasks: Tasks,
+    metrics: Metrics,
+    clock: Arc<dyn Clock>,
+    bus: Arc<dyn Bus>,
+    mem: Arc<MemTransport>,
+}
+
+impl Up {
+    /// The bus with its streams, and the ledger behind it.
+    async fn new(settings: &UpSettings) -> anyhow::Result<Self> {
+        let bus: Arc<dyn Bus> = Arc::new(InProcessBus::new(InProcessLimits::default()));
+        streams::ensure_requests(&*bus, settings.queue).await?;
+        streams::ensure_usage(&*bus).await?;
+        let up = Self {
+            front: Tasks::new(),
+            tasks: Tasks::new(),
+            metrics: Metrics::default(),
+            clock: Arc::new(SystemClock),
+            bus,
+            mem: MemTransport::new(),
+        };
+        up.start_usage(settings).await?;
+        Ok(up)
+    }
+
+    async fn start_usage(&self, settings: &UpSettings) -> anyhow::Result<()> {
+        let folder = data_dir(settings.data_dir.as_ref())?;
+        std::fs::create_dir_all(&folder)
+            .with_context(|| format!("--data-dir: cannot create {}", folder.display()))?;
+        let path = folder.join(crate::ledger::LEDGER_FILE);
+        let ledger = SqliteLedger::open(&path)
+            .with_context(|| format!("--data-dir: cannot open {}", path.display()))?;
+        let ledger: Arc<dyn Ledger> = Arc::new(ledger);
+        let parts = UsageParts {
+            bus: Arc::clone(&self.bus),
+            ledger,
+            tasks: self.tasks.clone(),
+            metrics: self.metrics.clone(),
+            clock: Arc::clone(&self.clock),
+        };
+        vlinders_usage::start(UsageConfig::default(), parts).await?;
+        Ok(())
+    }
+
+    async fn start_workers(
+        &self,
+        settings: &UpSettings,
+        model: &Model,
+        engines: Engines,
+    ) -> anyhow::Result<()> {
+        let surroundings = Surroundings {
+            bus: Arc::clone(&self.bus),
+            tasks: self.tasks.clone(),
+            metrics: self.metrics.clone(),
+            clock: Arc::clone(&self.clock),
+            epoch: Epoch(self.clock.now_ms()),
+        };
+        let order = |role, name, engine| WorkerOrder {
+            role,
+            name,
+            model,
+            settings: &settings.engine,
+            engine,
+            transports: vec![Arc::clone(&self.mem) as Arc<dyn KvTransport>],
+            // Workers stop after the frontend: what still runs then was cut off.
+            drain_limit: CUT,
+        };
+        match engines {
+            Engines::Split { prefill, decode } => {
+                surroundings
+                    .start(order(Role::Prefill, "prefill-0", prefill))
+                    .await?;
+                surroundings.start(order(Role::Decode, "decode-0", decode)).await
+            }
+            Engines::Both(engine) => surroundings.start(order(Role::Both, "worker-0", engine)).await,
+        }
+    }
+
+    async fn start_frontend(
+        &self,
+        settings: &UpSettings,
+        model: &Model,
+        facts: &EngineFacts,
+        listener: TcpListener,
+    ) -> anyhow::Result<FrontendHandle> {
+        let served = ServedModel {
+            name: model.name.clone(),
+            aliases: settings.model.aliases.clone(),
+            text: Arc::clone(&model.text),
+            max_context_tokens: facts.max_context_tokens,
+            vocabulary: facts.vocabulary,
+        };
+        let config = FrontendConfig {
+            request_deadline: settings.queue.request_deadline,
+            drain: DRAIN,
+            ..FrontendConfig::default()
+        };
+        let parts = FrontendParts {
+            bus: Arc::clone(&self.bus),
+            models: ServedModels::new(vec![served])?,
+            authenticator: Arc::new(Anonymous),
+            limiter: Arc::new(InProcessLimiter::unlimited(Arc::clone(&self.clock))),
+            clock: Arc::clone(&self.clock),
+            entropy: Arc::new(SystemEntropy::default()),
+            tasks: self.front.clone(),
+            metrics: self.metrics.clone(),
+            config,
+        };
+        Ok(vlinders_frontend::start(parts, listener).await?)
+    }
+}
