@@ -8,6 +8,7 @@ mod unary;
 mod writer;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::{Request, State};
@@ -53,11 +54,19 @@ async fn serve(app: Arc<App>, context: RequestContext, endpoint: Endpoint, reque
     let (limit, result) = match app.limiter.admit(&caller).await {
         Admission::Admitted(limit) => (limit, answer(&app, context, caller, endpoint, request).await),
         Admission::Refused { limit, retry_after } => {
-            let seconds = u32::try_from(retry_after.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
+            let seconds = whole_seconds(retry_after);
             let text = format!("too many requests for this key; try again in {seconds} s");
             (
                 Some(limit),
                 Err(ApiError::new(429, "rate_limit_exceeded", text).with_retry_after(seconds)),
+            )
+        }
+        Admission::Unavailable { retry_after } => {
+            let seconds = whole_seconds(retry_after);
+            let text = "the limits cannot be checked now; try again soon";
+            (
+                None,
+                Err(ApiError::new(503, "limiter_unavailable", text).with_retry_after(seconds)),
             )
         }
     };
@@ -66,6 +75,11 @@ async fn serve(app: Arc<App>, context: RequestContext, endpoint: Endpoint, reque
         rate_headers(response.headers_mut(), limit);
     }
     response
+}
+
+/// At least one: zero would ask for a retry at once.
+fn whole_seconds(time: Duration) -> u32 {
+    u32::try_from(time.as_millis().div_ceil(1000).max(1)).unwrap_or(u32::MAX)
 }
 
 async fn answer(

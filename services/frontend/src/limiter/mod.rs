@@ -34,6 +34,11 @@ pub enum Admission {
         /// When the next one is allowed.
         retry_after: Duration,
     },
+    /// Nobody knows how many there were, and without knowing nobody comes in.
+    Unavailable {
+        /// When to ask again.
+        retry_after: Duration,
+    },
 }
 
 /// Decides whether a key may send one more request.

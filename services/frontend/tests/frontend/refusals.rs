@@ -1,11 +1,13 @@
 //! Requests that are refused: one clean status each, always in the one shape.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use serde_json::{Value, json};
-use vlinders_frontend::FrontendConfig;
+use vlinders_frontend::{Admission, Caller, FrontendConfig, InProcessLimiter, Limiter};
 
-use crate::support::{Setting, World, chat_body, check_error, within};
+use crate::support::{Setting, StoppedClock, World, chat_body, check_error, within};
 
 async fn refused(world: &World, path: &str, body: &Value, status: u16, code: &str) -> Value {
     let response = within(world.post(path, body).send()).await.expect("an answer");
@@ -155,7 +157,7 @@ async fn a_closed_bus_is_a_503() {
 #[tokio::test]
 async fn too_many_requests_of_a_key_are_a_429_that_says_when() {
     let world = World::with(Setting {
-        requests_per_minute: Some(2),
+        limiter: Arc::new(InProcessLimiter::per_minute(2, Arc::new(StoppedClock))),
         ..Default::default()
     })
     .await;
@@ -172,6 +174,34 @@ async fn too_many_requests_of_a_key_are_a_429_that_says_when() {
     assert_eq!(response.headers()["x-ratelimit-reset-requests"], "60000ms");
     let error = check_error(response, 429, "rate_limit_exceeded").await;
     assert_eq!(error["type"], "rate_limit_error");
+}
+
+/// Lost what it counts with.
+struct Blind;
+
+#[async_trait]
+impl Limiter for Blind {
+    async fn admit(&self, _caller: &Caller) -> Admission {
+        let retry_after = Duration::from_millis(200);
+        Admission::Unavailable { retry_after }
+    }
+}
+
+#[tokio::test]
+async fn limits_that_cannot_be_checked_are_a_503_and_no_429() {
+    let world = World::with(Setting {
+        limiter: Arc::new(Blind),
+        ..Default::default()
+    })
+    .await;
+    for path in ["/v1/chat/completions", "/v1/completions"] {
+        let response = within(world.post(path, &json!({})).send()).await.unwrap();
+        assert_eq!(response.headers()["retry-after"], "1");
+        assert!(!response.headers().contains_key("x-ratelimit-limit-requests"));
+        let error = check_error(response, 503, "limiter_unavailable").await;
+        assert_eq!(error["type"], "overloaded_error");
+    }
+    assert_eq!(world.bus_pending().await, 0);
 }
 
 #[tokio::test]

@@ -47,7 +47,7 @@ pub(crate) struct World {
 pub(crate) struct Setting {
     pub(crate) config: FrontendConfig,
     pub(crate) queue_messages: u64,
-    pub(crate) requests_per_minute: Option<u32>,
+    pub(crate) limiter: Arc<dyn Limiter>,
 }
 
 impl Default for Setting {
@@ -55,12 +55,12 @@ impl Default for Setting {
         Self {
             config: FrontendConfig::default(),
             queue_messages: 100,
-            requests_per_minute: None,
+            limiter: Arc::new(InProcessLimiter::unlimited(Arc::new(StoppedClock))),
         }
     }
 }
 
-struct StoppedClock;
+pub(crate) struct StoppedClock;
 impl Clock for StoppedClock {
     fn now_ms(&self) -> u64 {
         1_700_000_000_000
@@ -94,16 +94,12 @@ impl World {
         let cancel_subject = Subject::new(worker_subject(&worker(), WorkerCall::Cancel));
         let cancels = bus.subscribe(&cancel_subject).await.expect("a new subscription");
         let clock: Arc<dyn Clock> = Arc::new(StoppedClock);
-        let limiter: Arc<dyn Limiter> = Arc::new(match setting.requests_per_minute {
-            Some(requests) => InProcessLimiter::per_minute(requests, Arc::clone(&clock)),
-            None => InProcessLimiter::unlimited(Arc::clone(&clock)),
-        });
         let tasks = Tasks::new();
         let parts = FrontendParts {
             bus: Arc::clone(&bus) as Arc<dyn Bus>,
             models: ServedModels::new(vec![served_model()]).expect("names differ"),
             authenticator: Arc::new(Anonymous),
-            limiter,
+            limiter: setting.limiter,
             clock,
             entropy: Arc::new(Counting::default()),
             tasks: tasks.clone(),

@@ -42,7 +42,7 @@ fn redis_limiter(server: &RedisServer, limits: RedisLimits, metrics: &Metrics) -
 fn admitted(admission: Admission) -> Option<RateLimit> {
     match admission {
         Admission::Admitted(limit) => limit,
-        Admission::Refused { .. } => None,
+        Admission::Refused { .. } | Admission::Unavailable { .. } => None,
     }
 }
 

@@ -165,12 +165,7 @@ impl RedisLimiter {
         self.without.inc();
         match self.limits.during_outage {
             DuringOutage::LimitLocally { .. } => self.local.admit(caller).await,
-            DuringOutage::Refuse => Admission::Refused {
-                limit: RateLimit {
-                    limit_requests: self.limits.per_minute,
-                    remaining_requests: 0,
-                    reset: self.limits.pause,
-                },
+            DuringOutage::Refuse => Admission::Unavailable {
                 retry_after: self.limits.pause,
             },
         }
