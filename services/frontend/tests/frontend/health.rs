@@ -115,7 +115,7 @@ async fn metrics_count_what_was_served() {
     // A request is counted when its last byte is handed over, which the client may see a moment before.
     within(async {
         loop {
-            let text = world.get("/metrics").await.text().await.unwrap();
+            let text = world.metrics().await;
             if expected.iter().all(|line| text.contains(line)) {
                 break;
             }

@@ -28,6 +28,8 @@ use crate::model::served_model;
 
 /// Longer than anything here takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// For `beacon_fresh`: the scripted worker sends few beacons, and answers nobody who asks whether it lives.
+pub(crate) const QUIET: Duration = Duration::from_secs(600);
 /// The model's context.
 pub(crate) const CONTEXT: u32 = 100;
 /// 256 bytes and one token that ends.
@@ -53,7 +55,10 @@ pub(crate) struct Setting {
 impl Default for Setting {
     fn default() -> Self {
         Self {
-            config: FrontendConfig::default(),
+            config: FrontendConfig {
+                beacon_fresh: QUIET,
+                ..Default::default()
+            },
             queue_messages: 100,
             limiter: Arc::new(InProcessLimiter::unlimited(Arc::new(StoppedClock))),
         }
@@ -155,6 +160,10 @@ impl World {
         within(self.client.get(self.url(path)).send())
             .await
             .expect("an answer")
+    }
+
+    pub(crate) async fn metrics(&self) -> String {
+        within(self.get("/metrics").await.text()).await.expect("text")
     }
 
     /// The next request in the queue, as a worker takes it.
