@@ -217,13 +217,14 @@ impl Book {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     const SILENCE: Duration = Duration::from_secs(3);
     const STEP: Duration = Duration::from_millis(250);
 
-    fn beacon(worker: &str, pool: Pool, epoch: u64) -> Beacon {
+    /// A beacon of this life. It tells of nothing else.
+    pub(crate) fn beacon(worker: &str, pool: Pool, epoch: u64) -> Beacon {
         Beacon {
             pool,
             worker: WorkerId::new(worker),

@@ -69,42 +69,26 @@ impl Workers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vlinders_types::Epoch;
-
-    fn beacon(pool: Pool, worker: &str) -> Beacon {
-        Beacon {
-            pool,
-            worker: WorkerId::new(worker),
-            epoch: Epoch(1),
-            model: ModelName::new("m"),
-            free_blocks: 1,
-            total_blocks: 1,
-            running: 0,
-            max_running: 1,
-            queued_tokens: 0,
-            last_batch_seq: Vec::new(),
-            draining: false,
-        }
-    }
+    use crate::lives::tests::beacon;
 
     #[tokio::test(start_paused = true)]
     async fn a_model_is_served_while_both_halves_are_fresh() {
         let (workers, model, fresh) = (Workers::default(), ModelName::new("m"), Duration::from_secs(3));
-        workers.observe(&beacon(Pool::Prefill, "a"));
+        workers.observe(&beacon("a", Pool::Prefill, 1));
         assert!(!workers.serve(&model, fresh));
-        workers.observe(&beacon(Pool::Decode, "a"));
+        workers.observe(&beacon("a", Pool::Decode, 1));
         assert!(workers.serve(&model, fresh));
         assert_eq!(workers.of_model(&model), [WorkerId::new("a")]);
         workers.observe(&Beacon {
             draining: true,
-            ..beacon(Pool::Decode, "a")
+            ..beacon("a", Pool::Decode, 1)
         });
         assert!(!workers.serve(&model, fresh));
-        workers.observe(&beacon(Pool::Decode, "a"));
+        workers.observe(&beacon("a", Pool::Decode, 1));
         tokio::time::advance(fresh).await;
         assert!(!workers.serve(&model, fresh));
         tokio::time::advance(FORGOTTEN).await;
-        workers.observe(&beacon(Pool::Decode, "b"));
+        workers.observe(&beacon("b", Pool::Decode, 1));
         assert_eq!(workers.of_model(&model), [WorkerId::new("b")]);
     }
 }

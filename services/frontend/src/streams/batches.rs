@@ -102,9 +102,10 @@ fn missing_before(expected: u64, found: u64) -> Arrival {
 
 #[cfg(test)]
 mod tests {
-    use vlinders_types::{ModelName, Pool};
+    use vlinders_types::Pool;
 
     use super::*;
+    use crate::lives::tests::beacon;
 
     fn batch(epoch: u64, batch_seq: u64) -> StepBatch {
         StepBatch {
@@ -149,25 +150,21 @@ mod tests {
     fn a_beacon_tells_of_batches_lost_at_the_end() {
         let mut order = BatchOrder::default();
         order.note(&batch(1, 1));
-        let beacon = |pool| Beacon {
-            pool,
-            worker: WorkerId::new("w"),
-            epoch: Epoch(1),
-            model: ModelName::new("m"),
-            free_blocks: 0,
-            total_blocks: 0,
-            running: 0,
-            max_running: 0,
-            queued_tokens: 0,
-            last_batch_seq: Vec::new(),
-            draining: false,
-        };
-        assert_eq!(order.note_sent(&beacon(Pool::Decode), 3), Arrival::InOrder);
-        assert_eq!(order.note_sent(&beacon(Pool::Prefill), 3), Arrival::InOrder);
         assert_eq!(
-            order.note_sent(&beacon(Pool::Decode), 3),
+            order.note_sent(&beacon("w", Pool::Decode, 1), 3),
+            Arrival::InOrder
+        );
+        assert_eq!(
+            order.note_sent(&beacon("w", Pool::Prefill, 1), 3),
+            Arrival::InOrder
+        );
+        assert_eq!(
+            order.note_sent(&beacon("w", Pool::Decode, 1), 3),
             Arrival::Missing { from_seq: 2 }
         );
-        assert_eq!(order.note_sent(&beacon(Pool::Decode), 3), Arrival::InOrder);
+        assert_eq!(
+            order.note_sent(&beacon("w", Pool::Decode, 1), 3),
+            Arrival::InOrder
+        );
     }
 }

@@ -159,31 +159,16 @@ impl Course {
 
 #[cfg(test)]
 mod tests {
-    use vlinders_types::{Beacon, Pool};
+    use vlinders_types::Pool;
 
     use super::*;
     use crate::lives::Lives;
+    use crate::lives::tests::beacon;
 
     fn origin(worker: &str, epoch: u64) -> Origin {
         Origin {
             worker: WorkerId::new(worker),
             epoch: Epoch(epoch),
-        }
-    }
-
-    fn beacon(worker: &str, pool: Pool, epoch: u64) -> Beacon {
-        Beacon {
-            pool,
-            worker: WorkerId::new(worker),
-            epoch: Epoch(epoch),
-            model: ModelName::new("m"),
-            free_blocks: 0,
-            total_blocks: 0,
-            running: 0,
-            max_running: 0,
-            queued_tokens: 0,
-            last_batch_seq: Vec::new(),
-            draining: false,
         }
     }
 
