@@ -49,15 +49,7 @@ pub enum LoggingError {
 /// # Errors
 /// When `level` is no filter, or logging runs already.
 pub fn init_logging(level: &str, format: LogFormat) -> Result<(), LoggingError> {
-    let refused = || LoggingError::Level {
-        level: level.to_owned(),
-    };
-    // The filter takes a bare word that is no level for the name of a target, and then shows nothing else.
-    let is_level = |word: &str| word.contains(['=', '[']) || word.trim().parse::<LevelFilter>().is_ok();
-    if !level.split(',').all(is_level) {
-        return Err(refused());
-    }
-    let filter = EnvFilter::try_new(level).map_err(|_| refused())?;
+    let filter = filter(level)?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -72,6 +64,26 @@ pub fn init_logging(level: &str, format: LogFormat) -> Result<(), LoggingError> 
             .try_init(),
     };
     started.map_err(|_| LoggingError::AlreadyStarted)
+}
+
+/// Whether a level is one that [`init_logging`] takes.
+///
+/// # Errors
+/// When it is no filter.
+pub fn check_log_level(level: &str) -> Result<(), LoggingError> {
+    filter(level).map(|_| ())
+}
+
+fn filter(level: &str) -> Result<EnvFilter, LoggingError> {
+    let refused = || LoggingError::Level {
+        level: level.to_owned(),
+    };
+    // The filter takes a bare word that is no level for the name of a target, and then shows nothing else.
+    let is_level = |word: &str| word.contains(['=', '[']) || word.trim().parse::<LevelFilter>().is_ok();
+    if !level.split(',').all(is_level) {
+        return Err(refused());
+    }
+    EnvFilter::try_new(level).map_err(|_| refused())
 }
 
 #[cfg(test)]

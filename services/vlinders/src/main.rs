@@ -15,6 +15,7 @@ mod streams;
 mod up;
 mod workers;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Command as ClapCommand, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -54,7 +55,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let (cli, checks) = match parse() {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let (cli, checks) = match parse(words.into_iter()) {
         Ok(parsed) => parsed,
         Err(Unparsed::Arguments(error)) => return failure::report_usage(&error),
         Err(Unparsed::File(error)) => return failure::report(&error),
@@ -83,14 +85,17 @@ enum Unparsed {
 }
 
 /// Parses the arguments twice: first to learn which settings file there is, then with its values as defaults.
-fn parse() -> Result<(Cli, Checks), Unparsed> {
+fn parse(words: impl Iterator<Item = OsString> + Clone) -> Result<(Cli, Checks), Unparsed> {
     let command = Cli::command();
-    let first = command.clone().try_get_matches().map_err(Unparsed::Arguments)?;
+    let first = command
+        .clone()
+        .try_get_matches_from(words.clone())
+        .map_err(Unparsed::Arguments)?;
     let layered = settings::layered(command, &first).map_err(Unparsed::File)?;
     let matches = layered
         .command
         .clone()
-        .try_get_matches()
+        .try_get_matches_from(words)
         .map_err(Unparsed::Arguments)?;
     let cli = Cli::from_arg_matches(&matches).map_err(Unparsed::Arguments)?;
     let names = matches.subcommand().map(|(role, given)| {
@@ -111,5 +116,55 @@ mod tests {
     #[test]
     fn the_arguments_do_not_contradict_each_other() {
         Cli::command().debug_assert();
+    }
+
+    /// What `vlinders prefill` with this file and these flags makes of them.
+    fn prefill(file: &str, flags: &[&str]) -> Result<settings::WorkerSettings, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("server.yaml");
+        std::fs::write(&path, file).unwrap();
+        let words = ["vlinders", "prefill", "--config-file", path.to_str().unwrap()];
+        let words: Vec<OsString> = words.iter().chain(flags).map(OsString::from).collect();
+        let (cli, checks) = match parse(words.into_iter()) {
+            Ok(parsed) => parsed,
+            Err(Unparsed::Arguments(error)) => panic!("{error}"),
+            Err(Unparsed::File(error)) => return Err(format!("{error:#}")),
+        };
+        let Command::Prefill(args) = cli.command else {
+            panic!("another command");
+        };
+        args.read(Role::Prefill, checks)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_flag_goes_before_the_file_and_the_file_before_the_default() {
+        let file = "engine: {max_num_seqs: 7, kv_memory_mib: 9}\nserver: {host: 0.0.0.0, port: 80}\n";
+        let settings = prefill(file, &["--kv-memory-mib", "11"]).unwrap();
+        assert_eq!(settings.engine.max_num_seqs, 7);
+        assert_eq!(settings.engine.kv_memory_mib, 11);
+        assert_eq!(settings.engine.max_num_batched_tokens, 512);
+    }
+
+    #[test]
+    fn faults_of_a_file_are_told_with_their_keys_beside_those_of_flags() {
+        let file = "engine: {max_num_seqs: many, max_nums: 1}\nsevrer: {port: 1}\n";
+        let line = prefill(file, &["--threads", "0"]).err().unwrap();
+        for word in [
+            "engine.max_num_seqs in ",
+            "`many` is no whole number",
+            "engine.max_nums in ",
+            "sevrer.port in ",
+            "no such section",
+            "--threads: 0",
+        ] {
+            assert!(line.contains(word), "lacks {word}: {line}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named() {
+        let line = prefill("- a\n", &[]).err().unwrap();
+        assert!(line.contains("server.yaml: expected sections"), "{line}");
     }
 }

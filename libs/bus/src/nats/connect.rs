@@ -51,7 +51,7 @@ pub(super) async fn connect(options: &NatsOptions, health: &Arc<Health>) -> Resu
 }
 
 /// The addresses, all of them usable.
-fn addresses(servers: &[String]) -> Result<Vec<ServerAddr>, ConnectError> {
+pub(super) fn addresses(servers: &[String]) -> Result<Vec<ServerAddr>, ConnectError> {
     let fault = |address: &str, reason: String| ConnectError::Address {
         address: address.to_owned(),
         reason,
@@ -63,6 +63,14 @@ fn addresses(servers: &[String]) -> Result<Vec<ServerAddr>, ConnectError> {
         let address: ServerAddr = text
             .parse()
             .map_err(|error: std::io::Error| fault(text, error.to_string()))?;
+        if address.has_user_pass() {
+            // Addresses are shown in logs and errors; this one is not, since it holds a secret.
+            let host = format!("nats://…@{}:{}", address.host(), address.port());
+            return Err(fault(
+                &host,
+                "holds a login, which belongs beside the address".to_owned(),
+            ));
+        }
         if address.scheme() != "nats" {
             return Err(fault(text, "only nats:// is built in".to_owned()));
         }

@@ -49,6 +49,14 @@ impl NatsOptions {
             usage_consumer: "usage".to_owned(),
         }
     }
+
+    /// Whether the addresses can be used, without asking anybody.
+    ///
+    /// # Errors
+    /// The first one that cannot.
+    pub fn check(&self) -> Result<(), ConnectError> {
+        super::connect::addresses(&self.servers).map(|_| ())
+    }
 }
 
 /// Who asks to be let in. Never shown in logs.
@@ -163,6 +171,23 @@ mod tests {
         for bad in ["2.10.29", "2.9.0", "1.99.0", "", "2", "two.eleven"] {
             assert!(!is_new_enough(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn addresses_are_checked_without_a_server_and_no_secret_is_repeated() {
+        let told = |address: &str| {
+            NatsOptions::new(vec![address.to_owned()])
+                .check()
+                .unwrap_err()
+                .to_string()
+        };
+        NatsOptions::new(vec!["nats://a:1".to_owned(), "nats://b".to_owned()])
+            .check()
+            .unwrap();
+        assert!(told("http://a:1").contains("http://a:1"));
+        let line = told("nats://user:hush@a:1");
+        assert!(line.contains("holds a login") && !line.contains("hush"), "{line}");
+        assert!(NatsOptions::new(Vec::new()).check().is_err());
     }
 
     #[test]

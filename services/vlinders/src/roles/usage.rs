@@ -27,8 +27,10 @@ pub(crate) fn run(settings: UsageRoleSettings) -> anyhow::Result<()> {
 async fn serve(settings: UsageRoleSettings) -> anyhow::Result<()> {
     let starting = Starting::new()?;
     let health = starting.open_health_port(settings.health_listen).await?;
-    let ledger = open(settings.database, settings.nats.start_limit).await?;
-    let process = starting.connect(settings.nats).await?;
+    let limit = settings.nats.start_limit;
+    // Side by side: whichever refuses us is told at once, however long the other one lets us wait.
+    let (process, ledger) =
+        tokio::try_join!(starting.connect(settings.nats), open(settings.database, limit))?;
     streams::ensure_usage(&*process.bus).await?;
     let parts = UsageParts {
         bus: Arc::clone(&process.bus) as _,

@@ -55,10 +55,13 @@ async fn serve(role: Role, settings: WorkerSettings) -> anyhow::Result<()> {
         transports,
         drain_limit: settings.drain,
     };
-    surroundings
-        .start(order)
-        .await
-        .context("the worker cannot start (--kv-listen, --kv-socket-dir)")?;
+    surroundings.start(order).await.with_context(|| {
+        let folder = settings.kv_socket_dir.display();
+        format!(
+            "the worker cannot start with --kv-listen {} and --kv-socket-dir {folder}",
+            settings.kv_listen
+        )
+    })?;
     greet_operators(&format!("{} {}", role.name(), settings.name), health)?;
     process.serve(settings.drain).await
 }

@@ -89,13 +89,17 @@ impl NatsArgs {
             .collect();
         let replicas = checks.number("nats_replicas", &self.nats_replicas, 1..=5);
         let start_limit = checks.number("start_limit_s", &self.start_limit_s, 1..=3600);
-        NatsOptions {
+        let options = NatsOptions {
             name,
             login: self.login(checks),
             replicas: u8::try_from(replicas).unwrap_or(1),
             start_limit: Duration::from_secs(start_limit),
             ..NatsOptions::new(servers)
+        };
+        if let Err(error) = options.check() {
+            checks.fault("nats_url", error);
         }
+        options
     }
 
     fn login(&self, checks: &mut Checks) -> NatsLogin {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use vlinders_service_kit::{Checks, Given, LogFormat, init_logging};
+use vlinders_service_kit::{Checks, Given, LogFormat, check_log_level, init_logging};
 
 const THREADS: usize = 1024;
 
@@ -12,16 +12,16 @@ const THREADS: usize = 1024;
 pub(crate) struct ProcessArgs {
     /// File with settings (server.yaml); flags and environment go before it
     #[arg(long, env = "CONFIG_FILE", value_name = "FILE")]
-    pub(crate) config_file: Option<PathBuf>,
+    config_file: Option<PathBuf>,
     /// error, warn, info, debug or trace, or a filter
     #[arg(long, env = "LOG_LEVEL", default_value = "info")]
-    pub(crate) log_level: String,
+    log_level: String,
     /// `text` or `json`
     #[arg(long, env = "LOG_FORMAT", default_value = "text")]
-    pub(crate) log_format: Given<LogFormat>,
+    log_format: Given<LogFormat>,
     /// Threads for connections and messages, beside those that compute [default: one per core]
     #[arg(long, env = "IO_THREADS", value_name = "N")]
-    pub(crate) io_threads: Option<Given<usize>>,
+    io_threads: Option<Given<usize>>,
 }
 
 /// How a process logs and runs.
@@ -34,8 +34,12 @@ pub(crate) struct LogSettings {
 
 impl ProcessArgs {
     pub(crate) fn read(&self, checks: &mut Checks) -> LogSettings {
+        let level = self.log_level.to_ascii_lowercase();
+        if let Err(error) = check_log_level(&level) {
+            checks.fault("log_level", error);
+        }
         LogSettings {
-            level: self.log_level.to_ascii_lowercase(),
+            level,
             format: checks.value("log_format", &self.log_format).unwrap_or_default(),
             io_threads: checks.optional_number("io_threads", self.io_threads.as_ref(), 1..=THREADS),
         }

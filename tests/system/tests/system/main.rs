@@ -9,6 +9,7 @@ mod equality;
 mod ledger_cli;
 mod own_models;
 mod sdk;
+mod settings;
 mod start;
 mod stop;
 
