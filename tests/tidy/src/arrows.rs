@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::known::{
-    ASYNCHRONOUS, FLOORS, HIGHEST_SYNCHRONOUS_FLOOR, MUST_NOT_KNOW, SAME_FLOOR, SOLE_OWNERS, TESTS_FLOOR,
-    UPWARD_IN_TESTS,
+    ASYNCHRONOUS, FLOORS, HIGHEST_SYNCHRONOUS_FLOOR, MUST_NOT_KNOW, SAME_FLOOR, SOLE_OWNERS, STANDALONE,
+    TESTS_FLOOR, UPWARD_IN_TESTS,
 };
 use crate::workspace::Member;
 
@@ -55,6 +55,9 @@ fn arrow_fault(floors: &BTreeMap<&str, u8>, name: &str, floor: u8, dependency: &
         return Some(format!(
             "{name} (floor {floor}) points up to {dependency} (floor {other})"
         ));
+    }
+    if STANDALONE.contains(&name) {
+        return Some(format!("{name} stands alone and may not know {dependency}"));
     }
     if other == floor && !lists(SAME_FLOOR, name, dependency) {
         return Some(format!(
@@ -190,6 +193,17 @@ mod tests {
             faults_with("vlinders-frontend", "vlinders-usage"),
             ["vlinders-frontend may not know vlinders-usage beside it on floor 4"]
         );
+    }
+
+    #[test]
+    fn what_stands_alone_knows_nobody() {
+        for to in ["vlinders-types", "vlinders-openai-api", "vlinders-tidy"] {
+            assert_eq!(
+                faults_with("vlinders-loadtest", to),
+                [format!("vlinders-loadtest stands alone and may not know {to}")]
+            );
+        }
+        assert!(faults_with("vlinders-loadtest", "tokio").is_empty());
     }
 
     #[test]

@@ -27,7 +27,8 @@ pub const FLOORS: &[(&str, u8)] = &[
     ("vlinders-prefill", 4),
     ("vlinders-usage", 4),
     ("vlinders", 4),
-    // Above everything: nothing depends on tests.
+    // Above everything: nothing depends on what tests and measures.
+    ("vlinders-loadtest", 5),
     ("vlinders-simulation", 5),
     ("vlinders-system-tests", 5),
     ("vlinders-tidy", 5),
@@ -144,6 +145,9 @@ pub const MUST_NOT_KNOW: &[(&str, &[&str])] = &[
         ],
     ),
 ];
+
+/// Crates that know no other of ours, wherever it lies: they look at the system from outside, as strangers do.
+pub const STANDALONE: &[&str] = &["vlinders-loadtest"];
 
 /// Outside crates that one crate has to itself.
 pub const SOLE_OWNERS: &[(&str, &str)] = &[
