@@ -12,12 +12,13 @@ use crate::generate::Preparer;
 use crate::metrics::FrontendMetrics;
 use crate::streams::Streams;
 use crate::workers::Workers;
-use crate::{Authenticator, Entropy, FrontendConfig, Limiter, ServedModels};
+use crate::{Authenticator, Entropy, FrontendConfig, IsUp, Limiter, ServedModels};
 
 /// The parts of a running frontend.
 pub(crate) struct App {
     pub(crate) frontend: FrontendId,
     pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) bus_is_up: IsUp,
     pub(crate) models: ServedModels,
     pub(crate) authenticator: Arc<dyn Authenticator>,
     pub(crate) limiter: Arc<dyn Limiter>,

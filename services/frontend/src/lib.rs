@@ -43,10 +43,15 @@ pub use limiter::{
 };
 pub use models::{NameTaken, ServedModel, ServedModels};
 
+/// Tells at once, asking nobody, whether something is connected now.
+pub type IsUp = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// What a frontend is made of.
 pub struct FrontendParts {
     /// Carries requests out and tokens back. Its request stream exists already.
     pub bus: Arc<dyn Bus>,
+    /// Whether this process is connected to it now.
+    pub bus_is_up: IsUp,
     /// What is served.
     pub models: ServedModels,
     /// Who may come in.
@@ -149,6 +154,7 @@ pub async fn start(parts: FrontendParts, listener: TcpListener) -> Result<Fronte
     let app = Arc::new(App {
         frontend,
         bus: parts.bus,
+        bus_is_up: parts.bus_is_up,
         models: parts.models,
         authenticator: parts.authenticator,
         limiter: parts.limiter,

@@ -241,6 +241,8 @@ impl Up {
         };
         let parts = FrontendParts {
             bus: Arc::clone(&self.bus),
+            // It lies in this process.
+            bus_is_up: Arc::new(|| true),
             models: ServedModels::new(vec![served])?,
             authenticator: Arc::new(Anonymous),
             limiter: Arc::new(InProcessLimiter::unlimited(Arc::clone(&self.clock))),

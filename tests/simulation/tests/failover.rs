@@ -92,6 +92,7 @@ impl World {
         };
         let parts = FrontendParts {
             bus: Arc::clone(&self.bus),
+            bus_is_up: Arc::new(|| true),
             models: ServedModels::new(vec![model]).unwrap(),
             authenticator: Arc::new(Anonymous),
             limiter: Arc::new(InProcessLimiter::unlimited(Arc::clone(&self.clock))),

@@ -1,6 +1,11 @@
 //! What operators ask.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
 use serde_json::{Value, json};
+use vlinders_frontend::{Admission, Caller, Limiter};
 
 use crate::support::{World, within};
 
@@ -48,10 +53,36 @@ async fn readiness_is_about_workers_and_health_is_not() {
         (200, json!({"status": "healthy"}))
     );
     assert_eq!(json_of(&world, "/live").await, (200, json!({"status": "alive"})));
-    world.bus.close();
+    assert!(world.metrics().await.contains("vlinders_bus_up{} 1.0\n"));
+    world.bus_is_up.store(false, Ordering::Relaxed);
     let expected = json!({"status": "not ready", "reason": "bus not reachable"});
     assert_eq!(json_of(&world, "/ready").await, (503, expected));
-    assert_eq!(json_of(&world, "/health").await.0, 200);
+    assert!(world.metrics().await.contains("vlinders_bus_up{} 0.0\n"));
+    for path in ["/health", "/live"] {
+        assert_eq!(json_of(&world, path).await.0, 200, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn readiness_asks_no_server() {
+    let world = World::with(crate::support::Setting {
+        limiter: Arc::new(Stuck),
+        ..Default::default()
+    })
+    .await;
+    // A bus that refuses every call, and a limiter that never answers.
+    world.bus.close();
+    assert_eq!(json_of(&world, "/ready").await, (200, json!({"status": "ready"})));
+}
+
+/// Waits for a server that does not answer.
+struct Stuck;
+
+#[async_trait]
+impl Limiter for Stuck {
+    async fn admit(&self, _caller: &Caller) -> Admission {
+        std::future::pending().await
+    }
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -37,6 +37,8 @@ pub(crate) const VOCABULARY: u32 = 257;
 
 pub(crate) struct World {
     pub(crate) bus: Arc<InProcessBus>,
+    /// What the frontend is told of its connection to the bus.
+    pub(crate) bus_is_up: Arc<AtomicBool>,
     pub(crate) tasks: Tasks,
     pub(crate) frontend: FrontendHandle,
     pub(crate) client: reqwest::Client,
@@ -100,8 +102,11 @@ impl World {
         let cancels = bus.subscribe(&cancel_subject).await.expect("a new subscription");
         let clock: Arc<dyn Clock> = Arc::new(StoppedClock);
         let tasks = Tasks::new();
+        let bus_is_up = Arc::new(AtomicBool::new(true));
+        let is_up = Arc::clone(&bus_is_up);
         let parts = FrontendParts {
             bus: Arc::clone(&bus) as Arc<dyn Bus>,
+            bus_is_up: Arc::new(move || is_up.load(Ordering::Relaxed)),
             models: ServedModels::new(vec![served_model()]).expect("names differ"),
             authenticator: Arc::new(Anonymous),
             limiter: setting.limiter,
@@ -115,6 +120,7 @@ impl World {
         let frontend = start(parts, listener).await.expect("the bus is open");
         let world = Self {
             bus,
+            bus_is_up,
             tasks,
             frontend,
             client: reqwest::Client::new(),

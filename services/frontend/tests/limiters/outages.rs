@@ -1,11 +1,12 @@
 //! Redis goes away, hangs, or refuses writes.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::cmd;
 use tokio::time::{sleep, timeout};
 use vlinders_frontend::{Admission, DuringOutage, Limiter, RedisFault, RedisLimiter, RedisLimits};
-use vlinders_service_kit::Metrics;
+use vlinders_service_kit::{Metrics, Tasks};
 
 use crate::server::RedisServer;
 use crate::{admitted, caller, limits, redis_limiter};
@@ -81,6 +82,39 @@ async fn a_frontend_may_rather_refuse_than_lose_count() {
             .encode()
             .contains("limiter_outage_requests_total{policy=\"refuse\"} 1")
     );
+}
+
+#[tokio::test]
+async fn a_watched_redis_is_known_to_be_away_and_back_before_anybody_asks() {
+    let mut server = RedisServer::start().await;
+    let (metrics, tasks) = (Metrics::default(), Tasks::new());
+    let limits = RedisLimits {
+        check_every: Duration::from_millis(20),
+        ..outage_limits(DuringOutage::Refuse)
+    };
+    let limiter = Arc::new(redis_limiter(&server, limits, &metrics));
+    limiter.watch(&tasks);
+    let shows = async |state: &str| {
+        let shown = timeout(Duration::from_secs(30), async {
+            while !metrics.encode().contains(state) {
+                sleep(Duration::from_millis(5)).await;
+            }
+        });
+        shown.await.expect(state);
+    };
+    shows("vlinders_limiter_up{} 1.0\n").await;
+    server.crash();
+    shows("vlinders_limiter_up{} 0.0\n").await;
+    assert!(admitted(limiter.admit(&caller("a")).await).is_none());
+    server.start_again().await;
+    shows("vlinders_limiter_up{} 1.0\n").await;
+    assert!(admitted(limiter.admit(&caller("a")).await).is_some());
+    assert!(
+        metrics
+            .encode()
+            .contains("limiter_outage_requests_total{policy=\"refuse\"} 1\n")
+    );
+    tasks.stop(Duration::from_secs(30)).await.unwrap();
 }
 
 #[tokio::test]

@@ -40,8 +40,10 @@ async fn serve(settings: FrontendSettings) -> anyhow::Result<()> {
     streams::ensure_requests(&*process.bus, settings.queue).await?;
     streams::make_missing(&*process.bus, settings.queue).await?;
     let names: Vec<String> = models.names().map(|(name, _)| name.to_owned()).collect();
+    let bus = Arc::clone(&process.bus);
     let parts = FrontendParts {
         bus: Arc::clone(&process.bus) as _,
+        bus_is_up: Arc::new(move || bus.is_up()),
         models,
         authenticator: Arc::new(Anonymous),
         limiter: limiter(settings.rate, &process)?,
@@ -66,7 +68,9 @@ fn limiter(rate: RateSettings, process: &Process) -> anyhow::Result<Arc<dyn Limi
         RateSettings::Unlimited => Arc::new(InProcessLimiter::unlimited(clock)),
         RateSettings::Local { per_minute } => Arc::new(InProcessLimiter::per_minute(per_minute, clock)),
         RateSettings::Shared { address, limits } => {
-            Arc::new(RedisLimiter::new(&address, limits, clock, &process.metrics)?)
+            let limiter = Arc::new(RedisLimiter::new(&address, limits, clock, &process.metrics)?);
+            limiter.watch(&process.tasks);
+            limiter
         }
     })
 }

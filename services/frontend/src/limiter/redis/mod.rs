@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::time::Instant;
-use vlinders_service_kit::{Clock, Counter, Gauge, Metrics};
+use tokio::time::{Instant, MissedTickBehavior};
+use vlinders_service_kit::{Clock, Counter, Gauge, Metrics, Stage, Tasks};
 
 pub use self::address::{RedisAddress, RedisFault};
 use self::buckets::{Buckets, Charge, Charged};
@@ -45,6 +45,8 @@ pub struct RedisLimits {
     pub answer_limit: Duration,
     /// How long a server that is away is left alone.
     pub pause: Duration,
+    /// How often [`RedisLimiter::watch`] looks at it.
+    pub check_every: Duration,
 }
 
 impl RedisLimits {
@@ -56,6 +58,7 @@ impl RedisLimits {
             during_outage: DuringOutage::LimitLocally { per_minute: requests },
             answer_limit: Duration::from_millis(250),
             pause: Duration::from_secs(1),
+            check_every: Duration::from_secs(5),
         }
     }
 
@@ -122,6 +125,25 @@ impl RedisLimiter {
             must_fit: false,
         };
         self.charge("vl:limit:check", charge).await.map(|_| ())
+    }
+
+    /// Checks now and then until the tasks stop: `vlinders_limiter_up` is true also when nobody asks for admission, and no
+    /// request has to find out that the server is away, or back.
+    pub fn watch(self: &Arc<Self>, tasks: &Tasks) {
+        let (limiter, stopping) = (Arc::clone(self), tasks.stopping(Stage::Intake));
+        tasks.spawn(Stage::Intake, "limiter-watch", async move {
+            let mut ticks = tokio::time::interval(limiter.limits.check_every);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    biased;
+                    () = stopping.cancelled() => return,
+                    _ = ticks.tick() => {}
+                }
+                // The log and the metric have it already.
+                let _checked = limiter.check().await;
+            }
+        });
     }
 
     async fn charge(&self, bucket: &str, charge: Charge) -> Result<Charged, RedisFault> {
