@@ -13,7 +13,7 @@ mod traces;
 pub use clock::{Clock, SystemClock};
 pub use health::{HealthParts, Probe, serve_health};
 pub use logging::{LogFormat, LoggingError, check_log_level, init_logging};
-pub use metrics::{Buckets, Counter, Gauge, Histogram, Labels, Metrics};
+pub use metrics::{Buckets, Counter, Gauge, Histogram, Labels, Metrics, SecondsCounter};
 pub use settings::{Checks, FileSettings, Given, SettingFaults, SettingValue, SettingsFileError, read_yaml};
 pub use signals::StopSignals;
 pub use tasks::{Stage, StillRunning, Tasks};

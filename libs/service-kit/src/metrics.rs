@@ -15,6 +15,8 @@ use prometheus_client::registry::Registry;
 
 /// Counts up. The exported name ends in `_total`.
 pub type Counter = counter::Counter;
+/// Counts seconds up. The exported name ends in `_total`.
+pub type SecondsCounter = counter::Counter<f64, AtomicU64>;
 /// Goes up and down.
 pub type Gauge = gauge::Gauge<f64, AtomicU64>;
 /// Counts observations by size.
@@ -54,6 +56,7 @@ pub struct Metrics {
 struct Families {
     registry: Registry,
     counters: HashMap<&'static str, Family<Labels, Counter>>,
+    seconds: HashMap<&'static str, Family<Labels, SecondsCounter>>,
     gauges: HashMap<&'static str, Family<Labels, Gauge>>,
     histograms: HashMap<&'static str, Family<Labels, Histogram, Buckets>>,
 }
@@ -67,6 +70,21 @@ impl Metrics {
             registry, counters, ..
         } = &mut *families;
         let family = counters.entry(name).or_insert_with(|| {
+            let family = Family::default();
+            registry.register(full_name(name), help, family.clone());
+            family
+        });
+        family.get_or_create(&owned(labels)).clone()
+    }
+
+    /// The counter of seconds `vlinders_<name>_total` with these labels.
+    #[must_use]
+    pub fn seconds(&self, name: &'static str, help: &str, labels: &[(&str, &str)]) -> SecondsCounter {
+        let mut families = self.lock();
+        let Families {
+            registry, seconds, ..
+        } = &mut *families;
+        let family = seconds.entry(name).or_insert_with(|| {
             let family = Family::default();
             registry.register(full_name(name), help, family.clone());
             family

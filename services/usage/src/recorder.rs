@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use vlinders_bus::{Bus, BusError, Consumer, Delivery};
 use vlinders_ledger::{Ledger, LedgerError};
-use vlinders_service_kit::{Clock, Counter, Metrics};
+use vlinders_service_kit::{Buckets, Clock, Counter, Histogram, Metrics};
 use vlinders_types::UsageEvent;
 
 use crate::teeth::bites;
@@ -29,6 +29,7 @@ pub(crate) struct Counters {
     duplicates: Counter,
     poisoned: Counter,
     failures: Counter,
+    lag: Histogram,
 }
 
 impl Counters {
@@ -46,6 +47,12 @@ impl Counters {
                 &[],
             ),
             failures: metrics.counter("usage_record_failures", "Failed tries to record usage", &[]),
+            lag: metrics.histogram(
+                "usage_lag_seconds",
+                "From the end of a request to its row in the ledger",
+                Buckets::Seconds,
+                &[],
+            ),
         }
     }
 }
@@ -148,6 +155,7 @@ impl Recorder {
                 Ok(recorded) => {
                     self.counters.inserted.inc_by(recorded.inserted);
                     self.counters.duplicates.inc_by(recorded.duplicates);
+                    self.observe_lag(&events);
                     return Ok(());
                 }
                 Err(error) => error,
@@ -162,6 +170,14 @@ impl Recorder {
                 // A lost word means a second delivery, which changes nothing.
                 let _lost = entry.delivery.control.progress().await;
             }
+        }
+    }
+
+    fn observe_lag(&self, events: &[UsageEvent]) {
+        let now_ms = self.clock.now_ms();
+        for event in events {
+            let lag = Duration::from_millis(now_ms.saturating_sub(event.finished_ms));
+            self.counters.lag.observe(lag.as_secs_f64());
         }
     }
 

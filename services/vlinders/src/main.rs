@@ -13,6 +13,7 @@ mod serving;
 mod settings;
 mod streams;
 mod up;
+mod watches;
 mod workers;
 
 use std::ffi::OsString;

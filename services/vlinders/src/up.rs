@@ -23,6 +23,7 @@ use crate::greeting::greet_clients;
 use crate::serving::Model;
 use crate::settings::{UpRole, UpSettings, data_dir};
 use crate::streams;
+use crate::watches::watch_queue;
 use crate::workers::{Surroundings, WorkerOrder};
 
 /// How long requests that run may go on after the first Ctrl-C.
@@ -163,6 +164,7 @@ impl Up {
             bus,
             mem: MemTransport::new(),
         };
+        watch_queue(Arc::clone(&up.bus), &up.tasks, &up.metrics);
         up.start_usage(settings).await?;
         Ok(up)
     }

@@ -13,6 +13,7 @@ use vlinders_worker::{Role, WorkerConfig, WorkerParts};
 
 use crate::serving::Model;
 use crate::settings::EngineSettings;
+use crate::watches::watch_transfers;
 
 /// What the workers of a process share.
 pub(crate) struct Surroundings {
@@ -45,6 +46,7 @@ impl Surroundings {
     pub(crate) async fn start(&self, order: WorkerOrder<'_>) -> anyhow::Result<()> {
         let role = order.role;
         let (config, parts) = self.parts(order)?;
+        watch_transfers(&parts.endpoint, role, &self.tasks, &self.metrics);
         match role {
             Role::Prefill => vlinders_prefill::start(config, parts).await?,
             Role::Decode => vlinders_decode::start(config, parts).await?,

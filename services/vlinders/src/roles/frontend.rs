@@ -15,6 +15,7 @@ use crate::greeting::greet_clients;
 use crate::serving::served;
 use crate::settings::{FrontendSettings, RateSettings};
 use crate::streams;
+use crate::watches::watch_queue;
 
 /// How long clients have to read their last event.
 const PARTING: Duration = Duration::from_secs(1);
@@ -57,6 +58,7 @@ async fn serve(settings: FrontendSettings) -> anyhow::Result<()> {
             ..FrontendConfig::default()
         },
     };
+    watch_queue(Arc::clone(&process.bus) as _, &process.tasks, &process.metrics);
     let handle = vlinders_frontend::start(parts, listener).await?;
     greet_clients(handle.address(), &names)?;
     process.serve(settings.drain + PARTING).await

@@ -12,6 +12,8 @@ use vlinders_service_kit::{
     Clock, HealthParts, Metrics, Probe, StopSignals, SystemClock, Tasks, serve_health,
 };
 
+use crate::watches::watch_bus;
+
 /// How long everything but running requests may take to stop.
 const STOP: Duration = Duration::from_secs(10);
 
@@ -122,6 +124,7 @@ impl Starting {
         };
         // Set once, here.
         let _first = self.health.bus.set(Arc::clone(&bus));
+        watch_bus(Arc::clone(&bus), &self.tasks, &self.metrics);
         Ok(Process {
             tasks: self.tasks,
             metrics: self.metrics,
