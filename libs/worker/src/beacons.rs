@@ -85,6 +85,38 @@ struct Seen {
     at: Instant,
     /// It refused or did not answer: not asked again before this.
     avoid_until: Instant,
+    /// Sequences offered to it since its last beacon, and their blocks.
+    placed: u32,
+    placed_blocks: u32,
+}
+
+impl Seen {
+    fn new(beacon: Beacon, at: Instant) -> Self {
+        Self {
+            beacon,
+            at,
+            avoid_until: at,
+            placed: 0,
+            placed_blocks: 0,
+        }
+    }
+
+    /// Its beacon as it may be now, with room for one more if there was.
+    fn with_placed(&self, needed_blocks: u32) -> Beacon {
+        let Beacon {
+            running,
+            max_running,
+            free_blocks,
+            ..
+        } = self.beacon;
+        let mut beacon = self.beacon.clone();
+        if running < max_running {
+            beacon.running = running.saturating_add(self.placed).min(max_running - 1);
+        }
+        let left = free_blocks.saturating_sub(self.placed_blocks);
+        beacon.free_blocks = left.max(needed_blocks.min(free_blocks));
+        beacon
+    }
 }
 
 impl BeaconBook {
@@ -124,32 +156,36 @@ impl BeaconBook {
         seen.retain(|_, one| now.duration_since(one.at) < SILENCE);
         match seen.get_mut(&beacon.worker) {
             Some(known) if known.beacon.epoch > beacon.epoch => {}
-            Some(known) => (known.beacon, known.at) = (beacon, now),
+            Some(known) => {
+                *known = Seen {
+                    avoid_until: known.avoid_until,
+                    ..Seen::new(beacon, now)
+                }
+            }
             None => {
-                seen.insert(
-                    beacon.worker.clone(),
-                    Seen {
-                        beacon,
-                        at: now,
-                        avoid_until: now,
-                    },
-                );
+                seen.insert(beacon.worker.clone(), Seen::new(beacon, now));
             }
         }
     }
 
-    /// The decode worker to ask next; none when nobody known has room.
+    /// The decode worker to ask next; none when nobody known has room. What was placed since a worker's last beacon adds
+    /// to its load, so that a burst is spread; it never fills the worker, since some of it may have ended by now.
     pub(crate) fn choose(&self, needed_blocks: u32, random: u64) -> Option<WorkerId> {
         let now = Instant::now();
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let mut candidates: Vec<Beacon> = seen
             .values()
             .filter(|one| now.duration_since(one.at) < SILENCE && one.avoid_until <= now)
-            .map(|one| one.beacon.clone())
+            .map(|one| one.with_placed(needed_blocks))
             .collect();
         candidates.sort_by(|left, right| left.worker.cmp(&right.worker));
         let index = placement::choose(&candidates, needed_blocks, random)?;
-        Some(candidates.swap_remove(index).worker)
+        let chosen = candidates.swap_remove(index).worker;
+        if let Some(one) = seen.get_mut(&chosen) {
+            one.placed += 1;
+            one.placed_blocks = one.placed_blocks.saturating_add(needed_blocks);
+        }
+        Some(chosen)
     }
 
     /// Does not ask this worker again for a while.
@@ -158,5 +194,88 @@ impl BeaconBook {
         if let Some(one) = seen.get_mut(worker) {
             one.avoid_until = Instant::now() + pause;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vlinders_types::Epoch;
+
+    use super::*;
+
+    const NEEDED: u32 = 4;
+
+    fn beacon(worker: &str) -> Beacon {
+        Beacon {
+            pool: Pool::Decode,
+            worker: WorkerId::new(worker),
+            epoch: Epoch(1),
+            model: ModelName::new("m"),
+            free_blocks: 100,
+            total_blocks: 100,
+            running: 0,
+            max_running: 20,
+            queued_tokens: 0,
+            last_batch_seq: Vec::new(),
+            draining: false,
+        }
+    }
+
+    fn placed(book: &BeaconBook, sequences: u64) -> HashMap<WorkerId, u32> {
+        let mut counts = HashMap::new();
+        for sequence in 0..sequences {
+            let random = sequence.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            if let Some(worker) = book.choose(NEEDED, random) {
+                *counts.entry(worker).or_default() += 1;
+            }
+        }
+        counts
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_between_two_beacons_is_spread() {
+        let book = BeaconBook::new(ModelName::new("m"));
+        book.note(beacon("d1"));
+        // This one looks a little better all the time.
+        book.note(Beacon {
+            total_blocks: 101,
+            free_blocks: 101,
+            ..beacon("d0")
+        });
+        let counts = placed(&book, 16);
+        assert!(
+            counts.len() == 2 && counts.values().all(|count| *count == 8),
+            "{counts:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_placed_never_fills_a_worker_and_a_full_one_stays_full() {
+        let book = BeaconBook::new(ModelName::new("m"));
+        book.note(beacon("d0"));
+        assert_eq!(placed(&book, 1000)[&WorkerId::new("d0")], 1000);
+        book.note(Beacon {
+            running: 20,
+            ..beacon("d0")
+        });
+        assert_eq!(book.choose(NEEDED, 0), None);
+        book.note(Beacon {
+            free_blocks: NEEDED - 1,
+            ..beacon("d0")
+        });
+        assert_eq!(book.choose(NEEDED, 0), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_beacon_forgets_what_was_placed() {
+        let book = BeaconBook::new(ModelName::new("m"));
+        book.note(beacon("d0"));
+        placed(&book, 10);
+        book.note(beacon("d0"));
+        book.note(Beacon {
+            running: 1,
+            ..beacon("d1")
+        });
+        assert_eq!(book.choose(NEEDED, 0), Some(WorkerId::new("d0")));
     }
 }
