@@ -40,6 +40,9 @@ pub struct Arguments {
         help_heading = "Server"
     )]
     pub api_key: Option<String>,
+    /// Certificates, in PEM, that may vouch for a server with https, beside the system's
+    #[arg(long, value_name = "FILE", help_heading = "Server")]
+    pub ca_file: Option<PathBuf>,
     /// Time for a whole answer; later is a failure
     #[arg(long, value_name = "TIME", value_parser = span::parse, default_value = "600s", help_heading = "Server")]
     pub timeout: Duration,

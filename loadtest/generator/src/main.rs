@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use vlinders_loadtest::arguments::Arguments;
 use vlinders_loadtest::failure::{one_line, usage_line};
 use vlinders_loadtest::plan::Plan;
-use vlinders_loadtest::{Alarm, Network, Report, carry_out, self_test};
+use vlinders_loadtest::{Alarm, Report, carry_out, self_test};
 
 /// A command line that cannot work.
 const USAGE: u8 = 2;
@@ -63,7 +63,8 @@ fn run(plan: Plan) -> anyhow::Result<Report> {
         let mut terminate = signal(SignalKind::terminate()).context("signals cannot be watched")?;
         let alarm = Alarm::exact().context("no timer to be had")?;
         let report = {
-            let mut work = std::pin::pin!(carry_out(plan, Arc::new(Network), alarm, stops));
+            let network = Arc::new(plan.network.clone());
+            let mut work = std::pin::pin!(carry_out(plan, network, alarm, stops));
             tokio::select! {
                 report = &mut work => report?,
                 () = either(&mut interrupt, &mut terminate) => {

@@ -9,6 +9,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Map, Value};
 
 use crate::arguments::Arguments;
+use crate::client::Network;
 use crate::lengths::Lengths;
 use crate::objectives::Objectives;
 use crate::prompts::{Prompts, Sharing};
@@ -32,6 +33,8 @@ const OWN_FIELDS: [&str; 4] = ["model", "messages", "prompt", "stream"];
 pub struct Plan {
     /// At least one.
     pub targets: Vec<Target>,
+    /// How they are reached.
+    pub network: Network,
     /// None asks the server.
     pub model: Option<String>,
     /// The value of the authorization header.
@@ -97,9 +100,11 @@ impl Plan {
         let extra = extra(arguments.extra_body.as_deref(), &mut faults);
         check_flags(&arguments, &mut faults);
         let source = source(&arguments, &mut faults);
+        let network = network(&arguments, &mut faults);
         match source {
             Some(source) if faults.is_empty() => Ok(Self {
                 targets: arguments.urls,
+                network,
                 model: arguments.model,
                 authorization,
                 timeout: arguments.timeout,
@@ -216,6 +221,20 @@ fn max_in_flight(asked: Option<u32>, faults: &mut Vec<String>) -> u32 {
         Some(asked) => asked,
         None => allowed.min(u32::try_from(MOST_IN_FLIGHT).unwrap_or(u32::MAX)),
     }
+}
+
+/// Certificates are read only when a target needs them.
+fn network(arguments: &Arguments, faults: &mut Vec<String>) -> Network {
+    if arguments.urls.iter().all(|target| !target.is_https) {
+        if arguments.ca_file.is_some() {
+            faults.push("--ca-file: it is for addresses with https".to_owned());
+        }
+        return Network::plain();
+    }
+    Network::encrypted(arguments.ca_file.as_deref()).unwrap_or_else(|fault| {
+        faults.push(format!("--ca-file: {fault}"));
+        Network::plain()
+    })
 }
 
 fn authorization(api_key: Option<&str>, faults: &mut Vec<String>) -> Option<HeaderValue> {

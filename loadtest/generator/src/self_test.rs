@@ -72,7 +72,7 @@ fn measure(server: &CannedServer, flags: &str) -> anyhow::Result<RoundReport> {
     let (_stop, stops) = watch::channel(false);
     let report = runtime.block_on(async {
         let alarm = Alarm::exact()?;
-        carry_out(plan, Arc::new(Network), alarm, stops).await
+        carry_out(plan, Arc::new(Network::plain()), alarm, stops).await
     })?;
     anyhow::ensure!(!report.is_failure(), "no request was answered");
     let round = report.rounds.into_iter().next();
