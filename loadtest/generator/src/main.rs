@@ -68,7 +68,7 @@ fn run(plan: Plan) -> anyhow::Result<Report> {
             tokio::select! {
                 report = &mut work => report?,
                 () = either(&mut interrupt, &mut terminate) => {
-                    // What was measured is reported. A server that is only being asked things is left at once.
+                    // What was measured is reported; if it is not at once, a second signal ends everything.
                     let _ = stop.send(true);
                     tokio::select! {
                         report = &mut work => report?,

@@ -26,15 +26,14 @@ pub async fn carry_out(
     plan: Plan,
     connect: Arc<dyn Connect>,
     alarm: Alarm,
-    stop: StopSignal,
+    mut stop: StopSignal,
 ) -> anyhow::Result<Report> {
     let started_at_unix_ms = unix_ms();
-    let model = match &plan.model {
-        Some(model) => model.clone(),
-        None => survey::first_model(&client(&plan, &connect, Delivery::Whole)).await?,
+    let parts = tokio::select! {
+        parts = survey(&plan, &connect) => parts?,
+        Ok(_) = stop.wait_for(|stops| *stops) => anyhow::bail!("stopped before anything was measured"),
     };
-    let per_word = per_word(&plan, &connect, &model).await?;
-    let mut session = session(&plan, &connect, &model, per_word, alarm, stop)?;
+    let mut session = session(&plan, &connect, &parts, alarm, stop);
     let mut rounds = Vec::new();
     for (index, round) in plan.rounds.iter().enumerate() {
         if plan.rounds.len() > 1 && plan.shows_progress {
@@ -48,8 +47,18 @@ pub async fn carry_out(
             break;
         }
     }
-    let settings = Settings::of(&plan, SettingsParts { model, per_word });
+    let settings = Settings::of(&plan, parts);
     Ok(Report::new(settings, started_at_unix_ms, rounds))
+}
+
+/// What the command line does not say.
+async fn survey(plan: &Plan, connect: &Arc<dyn Connect>) -> anyhow::Result<SettingsParts> {
+    let model = match &plan.model {
+        Some(model) => model.clone(),
+        None => survey::first_model(&client(plan, connect, Delivery::Whole)).await?,
+    };
+    let per_word = per_word(plan, connect, &model).await?;
+    Ok(SettingsParts { model, per_word })
 }
 
 /// How long words are, if it matters.
@@ -82,24 +91,23 @@ async fn per_word(
 fn session(
     plan: &Plan,
     connect: &Arc<dyn Connect>,
-    model: &str,
-    per_word: Option<TokensPerWord>,
+    parts: &SettingsParts,
     alarm: Alarm,
     stop: StopSignal,
-) -> anyhow::Result<Session> {
+) -> Session {
     let prompts = match &plan.source {
         PromptSource::Made { sharing, lengths, .. } => Prompts::made(
             *sharing,
             *lengths,
-            per_word.unwrap_or(TokensPerWord::ONE),
+            parts.per_word.unwrap_or(TokensPerWord::ONE),
             plan.seed,
         ),
         PromptSource::File(prompts) => prompts.clone(),
     };
-    Ok(Session {
+    Session {
         client: Arc::new(client(plan, connect, plan.delivery)),
         prompts,
-        writer: RequestWriter::new(&request_words(plan, model, plan.delivery)),
+        writer: RequestWriter::new(&request_words(plan, &parts.model, plan.delivery)),
         output_lengths: plan.output_tokens,
         output_random: Random::new(plan.seed, Purpose::OutputLengths),
         objectives: plan.objectives,
@@ -110,7 +118,7 @@ fn session(
         links: plan.targets.iter().map(|_| Vec::new()).collect(),
         next_target: 0,
         stop,
-    })
+    }
 }
 
 fn client(plan: &Plan, connect: &Arc<dyn Connect>, delivery: Delivery) -> Client {

@@ -116,12 +116,13 @@ mod tests {
     }
 
     const STREAM: &str = "data: {\"a\":1}\n\n: a comment\n\ndata: {\"text\":\"é\"}\r\n\r\nevent: x\rdata:no space\r\r\
-                          data: two\ndata: lines\n\ndata\n\nid: 7\n\ndata: [DONE]\n\ndata: no empty line after it\n";
-    const EVENTS: [&str; 6] = [
+                          data: two\ndata: lines\n\ndata: three\r\ndata: more\r\ndata: lines\r\n\r\ndata\n\nid: 7\n\ndata: [DONE]\n\ndata: no empty line after it\n";
+    const EVENTS: [&str; 7] = [
         "{\"a\":1}",
         "{\"text\":\"é\"}",
         "no space",
         "two\nlines",
+        "three\nmore\nlines",
         "",
         "[DONE]",
     ];

@@ -1,6 +1,6 @@
 //! What a reader of the numbers has to know about them.
 
-use super::shape::{LoadReport, RoundReport, Settings};
+use super::shape::{RoundReport, Settings};
 use super::table::count;
 
 /// The whole program runs on one thread; above this share of a core it may itself be the limit.
@@ -30,11 +30,7 @@ pub(super) fn notes(settings: &Settings, round: &RoundReport) -> Vec<String> {
     if round.generator.cores > BUSY_CORES {
         notes.push("this program was busy nearly all the time and may have been the limit".to_owned());
     }
-    let is_open = match round.load {
-        LoadReport::Rate { .. } => true,
-        LoadReport::Concurrency { .. } => false,
-    };
-    if is_open && round.latency.send_lag_ms.is_some_and(|lag| lag.p99 > LATE_MS) {
+    if round.is_open() && round.latency.send_lag_ms.is_some_and(|lag| lag.p99 > LATE_MS) {
         notes.push("requests were sent late; the wait is in their latencies".to_owned());
     }
     if round.requests.due == 0 {

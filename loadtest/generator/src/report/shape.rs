@@ -244,6 +244,14 @@ impl Settings {
 }
 
 impl RoundReport {
+    /// Whether requests were due whatever the server did.
+    pub(crate) const fn is_open(&self) -> bool {
+        match self.load {
+            LoadReport::Rate { .. } => true,
+            LoadReport::Concurrency { .. } => false,
+        }
+    }
+
     pub(crate) fn of(result: &RoundResult, plan: &Plan) -> Self {
         let window_s = result.window.as_secs_f64();
         let recorder = &result.recorder;

@@ -25,6 +25,8 @@ fn one_round(settings: &Settings, round: &RoundReport) -> String {
     let mut text = String::new();
     let requests = &round.requests;
     line(&mut text, "load", &load_line(settings, round));
+    let asked = format!("{}, seed {}", settings.model, settings.seed);
+    line(&mut text, "model", &asked);
     let mut ends = format!(
         "{} completed, {} failed",
         count(requests.completed),
@@ -99,8 +101,8 @@ fn load_line(settings: &Settings, round: &RoundReport) -> String {
         ""
     };
     format!(
-        "{load}, {kind}; {:.1} s measured after {:.1} s of warm-up{stopped}; {}, seed {}",
-        round.window_s, settings.warm_up_s, settings.model, settings.seed
+        "{load}, {kind}; {:.1} s measured after {:.1} s of warm-up{stopped}",
+        round.window_s, settings.warm_up_s
     )
 }
 
@@ -136,7 +138,7 @@ fn latencies(text: &mut String, round: &RoundReport) {
         ("gap between chunks", latency.itl_ms),
         ("time per output token", latency.tpot_ms),
         ("end to end", latency.e2e_ms),
-        ("send lag", latency.send_lag_ms),
+        ("send lag", latency.send_lag_ms.filter(|_| round.is_open())),
     ] {
         let Some(quantiles) = quantiles else { continue };
         let _ = write!(text, "{name:<22}");

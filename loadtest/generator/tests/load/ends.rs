@@ -183,6 +183,19 @@ async fn usage_is_checked_against_the_tokens_listed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_does_not_say_what_it_serves_can_be_left() {
+    let server = Server::new(|seen| Reply::chat(seen, 1).after(Duration::from_secs(100)));
+    let (stop, stops) = watch::channel(false);
+    let stopping = async {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        stop.send(true).expect("it runs");
+    };
+    let (report, ()) = tokio::join!(server.run_until("--requests 1", stops), stopping);
+    let told = report.unwrap_err().to_string();
+    assert_eq!(told, "stopped before anything was measured");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_measured_is_reported_when_it_is_stopped() {
     let server = Server::new(|seen| Reply::stream(seen, &[Duration::from_millis(100); 100]));
     let (stop, stops) = watch::channel(false);

@@ -72,6 +72,7 @@ async fn several_addresses_are_used_in_turn_with_the_key() {
             .iter()
             .all(|seen| seen.path == "/base/v1/chat/completions")
     );
+    assert!(seen.iter().all(|seen| seen.connected_to == seen.host), "{seen:?}");
     assert!(
         seen.iter()
             .all(|seen| seen.authorization.as_deref() == Some("Bearer k"))

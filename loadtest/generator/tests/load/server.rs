@@ -36,6 +36,8 @@ pub(crate) struct Seen {
     pub(crate) index: usize,
     /// When it came, from the server's start.
     pub(crate) at: Duration,
+    /// The target that the connection was made to.
+    pub(crate) connected_to: String,
     pub(crate) host: String,
     pub(crate) path: String,
     pub(crate) authorization: Option<String>,
@@ -65,7 +67,7 @@ struct Inner {
     script: Box<dyn Fn(&Seen) -> Reply + Send + Sync>,
     seen: Mutex<Vec<Seen>>,
     connections: Mutex<JoinSet<()>>,
-    /// Requests that a connection serves before it closes, without saying so.
+    /// Requests that a connection serves. At the next one it closes.
     requests_per_connection: usize,
     refuses: bool,
 }
@@ -106,6 +108,15 @@ impl Server {
     }
 
     pub(crate) async fn run_until(&self, words: &str, stops: StopSignal) -> anyhow::Result<Report> {
+        self.run_with(words, Alarm::runtime(), stops).await
+    }
+
+    pub(crate) async fn run_with(
+        &self,
+        words: &str,
+        alarm: Alarm,
+        stops: StopSignal,
+    ) -> anyhow::Result<Report> {
         let words = words.split_ascii_whitespace();
         let mut words: Vec<&str> = ["vlinders-loadtest", "--quiet"]
             .into_iter()
@@ -115,7 +126,7 @@ impl Server {
             words.extend(["--seed", "1"]);
         }
         let plan = Plan::check(Arguments::try_parse_from(words).expect("a right command line"))?;
-        carry_out(plan, Arc::new(self.clone()), Alarm::runtime(), stops).await
+        carry_out(plan, Arc::new(self.clone()), alarm, stops).await
     }
 
     /// The only round of such a run, as JSON.
@@ -125,7 +136,11 @@ impl Server {
         serde_json::to_value(&report).expect("reports are JSON")["rounds"][0].clone()
     }
 
-    async fn answer(self, request: Request<Incoming>) -> Response<BoxBody<Bytes, io::Error>> {
+    async fn answer(
+        self,
+        connected_to: String,
+        request: Request<Incoming>,
+    ) -> Response<BoxBody<Bytes, io::Error>> {
         let header = |name: &str| {
             let value = request.headers().get(name)?;
             Some(value.to_str().expect("a readable header").to_owned())
@@ -150,6 +165,7 @@ impl Server {
             let seen = Seen {
                 index: all.len(),
                 at: self.inner.start.elapsed(),
+                connected_to,
                 host,
                 path,
                 authorization,
@@ -168,7 +184,7 @@ impl Server {
 }
 
 impl Connect for Server {
-    fn connect<'a>(&'a self, _target: &'a Target) -> Connecting<'a> {
+    fn connect<'a>(&'a self, target: &'a Target) -> Connecting<'a> {
         Box::pin(async move {
             if self.inner.refuses {
                 return Err(io::Error::new(
@@ -177,23 +193,25 @@ impl Connect for Server {
                 ));
             }
             let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
-            let server = self.clone();
+            let (server, name) = (self.clone(), target.authority());
             let (asked, mut asks) = watch::channel(0_usize);
             let connection = async move {
                 let service = service_fn(|request| {
-                    let server = server.clone();
+                    let (server, name) = (server.clone(), name.clone());
                     asked.send_modify(|asked| *asked += 1);
-                    async move { Ok::<_, Infallible>(server.answer(request).await) }
+                    let has_closed = *asked.borrow() > server.inner.requests_per_connection;
+                    async move {
+                        if has_closed {
+                            std::future::pending::<()>().await;
+                        }
+                        Ok::<_, Infallible>(server.answer(name, request).await)
+                    }
                 });
                 let most = server.inner.requests_per_connection;
                 tokio::select! {
                     // The client closing a connection is no fault of the server.
                     _ = http1::Builder::new().serve_connection(TokioIo::new(ours), service) => {}
-                    () = async {
-                        let _ = asks.wait_for(|asked| *asked >= most).await;
-                        // Its answer is out by then.
-                        sleep(Duration::from_millis(1)).await;
-                    } => {}
+                    _ = asks.wait_for(|asked| *asked > most) => {}
                 }
             };
             let mut connections = self.inner.connections.lock().expect("not poisoned");
