@@ -10,9 +10,9 @@ mod signals;
 mod tasks;
 mod traces;
 
-pub use clock::{Clock, SystemClock};
+pub use clock::{Clock, SystemClock, rfc3339};
 pub use health::{HealthParts, Probe, serve_health};
-pub use logging::{LogFormat, LoggingError, check_log_level, init_logging};
+pub use logging::{JsonLines, LogFormat, LoggingError, check_log_level, init_logging};
 pub use metrics::{Buckets, Counter, Gauge, Histogram, Labels, Metrics, SecondsCounter};
 pub use settings::{Checks, FileSettings, Given, SettingFaults, SettingValue, SettingsFileError, read_yaml};
 pub use signals::StopSignals;

@@ -1,10 +1,14 @@
 //! Log lines: readable on a terminal, JSON for collectors. Always on standard error, never buffered.
 
+mod json;
+
 use std::io::IsTerminal;
 use std::str::FromStr;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+
+pub use self::json::JsonLines;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -57,11 +61,7 @@ pub fn init_logging(level: &str, format: LogFormat) -> Result<(), LoggingError> 
         .with_target(false);
     let started = match format {
         LogFormat::Text => lines.try_init(),
-        LogFormat::Json => lines
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .try_init(),
+        LogFormat::Json => lines.event_format(JsonLines).try_init(),
     };
     started.map_err(|_| LoggingError::AlreadyStarted)
 }

@@ -92,6 +92,8 @@ async fn answer(
     let trace_parent = submit::trace_parent(request.headers());
     let body = read_json(app, request).await?;
     let prepared = app.preparer.prepare(Arc::clone(app), endpoint, body).await?;
+    let record = Arc::clone(&context.record);
+    record.prepared(&prepared.model.name, prepared.prompt_ids.len());
     let submission = submit::Submission {
         request_id: context.request_id,
         caller,
@@ -99,9 +101,15 @@ async fn answer(
     };
     let is_streamed = prepared.is_streamed;
     let (claim, writer) = submit::submit(app, submission, prepared).await?;
+    record.enqueued(claim.share());
     if is_streamed {
-        sse::respond(claim, writer, app.config.keep_alive).await
+        let answer = sse::Answer {
+            claim,
+            writer,
+            record,
+        };
+        sse::respond(answer, app.config.keep_alive).await
     } else {
-        unary::respond(claim, writer).await
+        unary::respond(claim, writer, &record).await
     }
 }

@@ -1,6 +1,7 @@
 //! Streamed answers: server-sent events.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -12,40 +13,46 @@ use vlinders_openai_api::ApiError;
 
 use super::failure::outcome;
 use super::writer::Writer;
+use crate::http::RequestRecord;
 use crate::streams::{Claim, News};
 
 /// A comment; clients pass over it, and proxies see that the stream lives.
 const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
 
+/// An answer under way.
+pub(crate) struct Answer {
+    pub(crate) claim: Claim,
+    pub(crate) writer: Writer,
+    pub(crate) record: Arc<RequestRecord>,
+}
+
 /// Answers with a stream. The status is decided by the first news, so that a request which fails at once fails with
 /// its own status; if none comes for a while, the stream begins without.
-pub(crate) async fn respond(
-    claim: Claim,
-    writer: Writer,
-    keep_alive: Duration,
-) -> Result<Response, ApiError> {
+pub(crate) async fn respond(answer: Answer, keep_alive: Duration) -> Result<Response, ApiError> {
     let mut events = Events {
-        claim,
-        writer,
+        answer,
         keep_alive,
         waiting: Vec::new(),
         is_done: false,
     };
-    match tokio::time::timeout(keep_alive, events.claim.stream().next()).await {
+    match tokio::time::timeout(keep_alive, events.answer.claim.stream().next()).await {
         Ok(news) if news.text.is_empty() && news.logprobs.is_empty() && news.end.is_some() => {
             let News { end, .. } = news;
-            let (finish, counts) = outcome(end.expect("just looked at"))?;
-            let Events { writer, waiting, .. } = &mut events;
+            let end = end.expect("just looked at");
+            events.answer.record.ended(&end);
+            let (finish, counts) = outcome(end)?;
+            let Events { answer, waiting, .. } = &mut events;
+            let writer = &mut answer.writer;
             writer.opening(waiting);
             writer.closing(waiting, finish, counts);
             events.is_done = true;
         }
         Ok(news) => {
-            events.writer.opening(&mut events.waiting);
+            events.answer.writer.opening(&mut events.waiting);
             events.write(news);
         }
         Err(_elapsed) => {
-            events.writer.opening(&mut events.waiting);
+            events.answer.writer.opening(&mut events.waiting);
             events.waiting.extend_from_slice(KEEP_ALIVE);
         }
     }
@@ -66,8 +73,7 @@ pub(crate) async fn respond(
 
 /// The events of one stream. Dropped with the body, and its claim with it.
 struct Events {
-    claim: Claim,
-    writer: Writer,
+    answer: Answer,
     keep_alive: Duration,
     /// Written and not yet taken by the connection.
     waiting: Vec<u8>,
@@ -81,7 +87,7 @@ impl Events {
             if self.is_done {
                 return None;
             }
-            match tokio::time::timeout(self.keep_alive, self.claim.stream().next()).await {
+            match tokio::time::timeout(self.keep_alive, self.answer.claim.stream().next()).await {
                 Ok(news) => self.write(news),
                 Err(_elapsed) => self.waiting.extend_from_slice(KEEP_ALIVE),
             }
@@ -90,12 +96,17 @@ impl Events {
     }
 
     fn write(&mut self, news: News) {
-        self.writer.news(&mut self.waiting, &news.text, &news.logprobs);
+        let Answer { writer, record, .. } = &mut self.answer;
+        writer.news(&mut self.waiting, &news.text, &news.logprobs);
         let Some(end) = news.end else { return };
         self.is_done = true;
+        record.ended(&end);
         match outcome(end) {
-            Ok((finish, counts)) => self.writer.closing(&mut self.waiting, finish, counts),
-            Err(error) => Writer::failure(&mut self.waiting, &error),
+            Ok((finish, counts)) => writer.closing(&mut self.waiting, finish, counts),
+            Err(error) => {
+                record.failed(error.code);
+                Writer::failure(&mut self.waiting, &error);
+            }
         }
     }
 }

@@ -8,10 +8,15 @@ use vlinders_openai_api::ApiError;
 
 use super::failure::outcome;
 use super::writer::Writer;
+use crate::http::RequestRecord;
 use crate::streams::Claim;
 
 /// Waits for the end, then answers. Workers send such an answer in one piece.
-pub(crate) async fn respond(claim: Claim, writer: Writer) -> Result<Response, ApiError> {
+pub(crate) async fn respond(
+    claim: Claim,
+    writer: Writer,
+    record: &RequestRecord,
+) -> Result<Response, ApiError> {
     let (mut text, mut logprobs) = (String::new(), Vec::new());
     let end = loop {
         let news = claim.stream().next().await;
@@ -21,6 +26,7 @@ pub(crate) async fn respond(claim: Claim, writer: Writer) -> Result<Response, Ap
             break end;
         }
     };
+    record.ended(&end);
     let (finish, counts) = outcome(end)?;
     let mut response = Response::new(Body::from(writer.whole(&text, &logprobs, finish, counts)));
     let headers = response.headers_mut();

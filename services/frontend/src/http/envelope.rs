@@ -1,4 +1,5 @@
-//! What every answer gets: a request id, its time, its place in the metrics, and an answer even to a panic.
+//! What every answer gets: a request id, its time, its place in the metrics and in the log, and an answer even to a
+//! panic.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -18,7 +19,9 @@ use tokio::time::Instant;
 use vlinders_openai_api::{ApiError, LIMITS};
 use vlinders_types::RequestId;
 
-use super::error_response;
+use super::reply::ErrorCode;
+use super::request_record::{Passed, RequestRecord};
+use super::{error_response, health};
 use crate::app::App;
 use crate::metrics::FrontendMetrics;
 use crate::server::ConnectionFacts;
@@ -31,16 +34,19 @@ const CLIENT_LEFT: u16 = 499;
 const REQUEST_ID_CHARS: usize = 128;
 
 /// What the routes know of a request beside its head and body.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub(crate) struct RequestContext {
     /// Ours, whatever id the client uses.
     pub(crate) request_id: RequestId,
+    /// For the log.
+    pub(crate) record: Arc<RequestRecord>,
 }
 
 /// The layer around all routes.
 pub(crate) async fn wrap(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let context = RequestContext {
         request_id: app.new_request_id(),
+        record: Arc::default(),
     };
     let shown_id = client_id(request.headers()).unwrap_or_else(|| {
         HeaderValue::from_str(&context.request_id.to_string()).expect("base 32 is a header value")
@@ -50,7 +56,7 @@ pub(crate) async fn wrap(State(app): State<Arc<App>>, mut request: Request, next
         .get::<MatchedPath>()
         .map_or("other", MatchedPath::as_str)
         .to_owned();
-    let mut timer = Timer::new(Arc::clone(&app.metrics), route);
+    let mut timer = Timer::new(&app, context.clone(), route);
     let facts = request.extensions().get::<Arc<ConnectionFacts>>().cloned();
     // The next request on this connection begins where a chunked body ends, which not every proxy sees alike.
     let must_close =
@@ -58,7 +64,7 @@ pub(crate) async fn wrap(State(app): State<Arc<App>>, mut request: Request, next
     let mut response = match refuse_head(&request, facts.as_deref()) {
         Some(refusal) => error_response(&refusal),
         None => {
-            request.extensions_mut().insert(context);
+            request.extensions_mut().insert(context.clone());
             let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
             answer.unwrap_or_else(|_panic| {
                 tracing::error!(request = %context.request_id, route = timer.route, "request handler panicked");
@@ -72,10 +78,9 @@ pub(crate) async fn wrap(State(app): State<Arc<App>>, mut request: Request, next
     {
         facts.linger();
     }
-    tracing::debug!(
-        request = %context.request_id, route = timer.route, status = timer.status,
-        elapsed_ms = u64::try_from(timer.started.elapsed().as_millis()).unwrap_or(u64::MAX), "answered"
-    );
+    if let Some(ErrorCode(code)) = response.extensions().get() {
+        context.record.failed(*code);
+    }
     let elapsed_ms = u64::try_from(timer.started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, shown_id);
@@ -83,14 +88,18 @@ pub(crate) async fn wrap(State(app): State<Arc<App>>, mut request: Request, next
     if must_close {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    response.map(|body| Body::new(Timed { body, _timer: timer }))
+    response.map(|body| {
+        timer.is_whole = body.is_end_stream();
+        Body::new(Timed { body, timer })
+    })
 }
 
 /// A body with its timer, which ends when the last byte is sent or the client leaves. It knows its length, as the body
 /// inside does: a whole answer goes out with `content-length`.
 struct Timed {
+    // Goes first: a stream that is left is cancelled by it, and the timer tells of that.
     body: Body,
-    _timer: Timer,
+    timer: Timer,
 }
 
 impl HttpBody for Timed {
@@ -101,7 +110,9 @@ impl HttpBody for Timed {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        self.timer.is_whole = matches!(polled, Poll::Ready(None)) || self.body.is_end_stream();
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -147,28 +158,46 @@ fn refuse_head(request: &Request, facts: Option<&ConnectionFacts>) -> Option<Api
     None
 }
 
-/// Counts one request when it is dropped, however it ends.
+/// Counts and logs one request when it is dropped, however it ends.
 struct Timer {
     metrics: Arc<FrontendMetrics>,
+    context: RequestContext,
     route: String,
     status: u16,
+    began_ms: u64,
     started: Instant,
+    is_whole: bool,
 }
 
 impl Timer {
-    fn new(metrics: Arc<FrontendMetrics>, route: String) -> Self {
+    fn new(app: &App, context: RequestContext, route: String) -> Self {
         Self {
-            metrics,
+            metrics: Arc::clone(&app.metrics),
+            context,
             route,
             status: CLIENT_LEFT,
+            began_ms: app.clock.now_ms(),
             started: Instant::now(),
+            is_whole: false,
         }
     }
 }
 
 impl Drop for Timer {
     fn drop(&mut self) {
+        let took = self.started.elapsed();
         self.metrics
-            .request_ended(&self.route, self.status, self.started.elapsed().as_secs_f64());
+            .request_ended(&self.route, self.status, took.as_secs_f64());
+        if health::is_asked_by_machines(&self.route) {
+            return;
+        }
+        self.context.record.log(&Passed {
+            request_id: self.context.request_id,
+            route: &self.route,
+            status: self.status,
+            began_ms: self.began_ms,
+            took,
+            is_whole: self.is_whole,
+        });
     }
 }

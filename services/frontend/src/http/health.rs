@@ -11,6 +11,11 @@ use serde_json::json;
 use super::json_response;
 use crate::app::App;
 
+/// Asked every few seconds by something that watches us: nothing to tell in the log.
+pub(crate) fn is_asked_by_machines(route: &str) -> bool {
+    ["/health", "/live", "/ready", "/metrics", "/version"].contains(&route)
+}
+
 /// The process works. Says nothing of workers: see [`ready`].
 pub(crate) async fn health() -> Response {
     json_response(StatusCode::OK, &json!({"status": "healthy"}))

@@ -14,6 +14,6 @@ pub(crate) use assembly::{End, GivenUp, News};
 pub(crate) use batches::BatchOrder;
 pub(crate) use canceller::Canceller;
 pub(crate) use failover::{Failover, FailoverRules};
-pub(crate) use stream::StreamSpec;
+pub(crate) use stream::{Stream, StreamSpec};
 pub(crate) use table::{Claim, Streams};
 pub(crate) use tasks::{WayBack, spawn};

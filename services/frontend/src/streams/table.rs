@@ -238,6 +238,11 @@ impl Claim {
         &self.stream
     }
 
+    /// The stream, for somebody who outlives the claim.
+    pub(crate) fn share(&self) -> Arc<Stream> {
+        Arc::clone(&self.stream)
+    }
+
     /// The request never reached the queue: there is nothing to cancel.
     pub(crate) fn withdraw(self) {
         self.streams.remove(self.stream.handle());

@@ -5,6 +5,7 @@ mod abuse;
 mod ends;
 mod failover;
 mod health;
+mod logs;
 mod model;
 mod refusals;
 mod shapes;

@@ -7,6 +7,7 @@ mod bad_start;
 mod crowd;
 mod equality;
 mod ledger_cli;
+mod logs;
 mod own_models;
 mod sdk;
 mod settings;

@@ -1,0 +1,111 @@
+//! The one line that the log gets of each request, once it is over. It holds numbers and names, never a word of a prompt
+//! or an answer.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use vlinders_service_kit::rfc3339;
+use vlinders_types::{FinishReason, ModelName, RequestId, TokenCounts};
+
+use crate::streams::{End, Stream};
+
+/// The finish of a request whose client did not wait for the end of the answer.
+const CLIENT_LEFT: &str = "client_left";
+
+/// What becomes known of a request on its way, told by whoever learns it.
+#[derive(Default)]
+pub(crate) struct RequestRecord {
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    model: Option<ModelName>,
+    stream: Option<Arc<Stream>>,
+    finish: Option<FinishReason>,
+    counts: TokenCounts,
+    error: Option<&'static str>,
+}
+
+/// What the layer around all routes knows in the end.
+pub(crate) struct Passed<'a> {
+    pub(crate) request_id: RequestId,
+    pub(crate) route: &'a str,
+    pub(crate) status: u16,
+    /// When its head had come, milliseconds since 1970.
+    pub(crate) began_ms: u64,
+    pub(crate) took: Duration,
+    /// The answer was handed over to its last byte.
+    pub(crate) is_whole: bool,
+}
+
+impl RequestRecord {
+    /// It was understood, and its prompt has so many tokens.
+    pub(crate) fn prepared(&self, model: &ModelName, prompt_tokens: usize) {
+        let mut known = self.lock();
+        known.model = Some(model.clone());
+        known.counts.prompt = u32::try_from(prompt_tokens).unwrap_or(u32::MAX);
+    }
+
+    /// It is in the queue, and this is its way back.
+    pub(crate) fn enqueued(&self, stream: Arc<Stream>) {
+        self.lock().stream = Some(stream);
+    }
+
+    /// Its stream has come to an end.
+    pub(crate) fn ended(&self, end: &End) {
+        let mut known = self.lock();
+        match end {
+            End::Finished(finish) => {
+                known.finish = Some(finish.reason);
+                known.counts = finish.counts;
+                // The counts are final; what came here is of no interest any more.
+                known.stream = None;
+            }
+            End::GivenUp(_) => known.finish = Some(FinishReason::Error),
+        }
+    }
+
+    /// It was answered with this error.
+    pub(crate) fn failed(&self, code: Option<&'static str>) {
+        self.lock().error = code;
+    }
+
+    /// Writes the line.
+    pub(crate) fn log(&self, passed: &Passed<'_>) {
+        let known = self.lock();
+        let finish = match (known.finish, passed.is_whole) {
+            (Some(finish), _) => Some(finish.name()),
+            (None, false) => Some(CLIENT_LEFT),
+            (None, true) => None,
+        };
+        let is_prepared = known.model.is_some();
+        let completion_tokens = match &known.stream {
+            Some(stream) => stream.token_count(),
+            None => known.counts.completion,
+        };
+        tracing::info!(
+            request_id = %passed.request_id,
+            request_time = rfc3339(passed.began_ms),
+            response_time = milliseconds(passed.took),
+            status = passed.status,
+            route = passed.route,
+            model = known.model.as_ref().map(ModelName::as_str),
+            finish_reason = finish,
+            error = known.error,
+            prompt_tokens = is_prepared.then_some(known.counts.prompt),
+            cached_tokens = is_prepared.then_some(known.counts.cached),
+            completion_tokens = is_prepared.then_some(completion_tokens),
+            "request finished"
+        );
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// With microseconds behind the point, and no more digits.
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
