@@ -12,8 +12,6 @@ pub(crate) struct FrontendMetrics {
     pub(crate) between_tokens: Histogram,
     pub(crate) in_flight: Gauge,
     pub(crate) connections: Gauge,
-    /// Brought up to date whenever it is shown.
-    pub(crate) bus_up: Gauge,
     prompt_tokens: Counter,
     cached_tokens: Counter,
     completion_tokens: Counter,
@@ -34,7 +32,6 @@ impl FrontendMetrics {
             between_tokens: seconds("itl_seconds", "Between two tokens of a stream"),
             in_flight: all.gauge("requests_in_flight", "Requests queued or running", &[]),
             connections: all.gauge("http_connections", "Open connections", &[]),
-            bus_up: all.gauge("bus_up", "Whether the bus is connected", &[]),
             prompt_tokens: tokens("prompt"),
             cached_tokens: tokens("cached"),
             completion_tokens: tokens("completion"),

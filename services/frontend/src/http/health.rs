@@ -57,7 +57,6 @@ fn obstacle(app: &App) -> Option<&'static str> {
 pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     let headers = [(CONTENT_TYPE, HeaderValue::from_static(content_type))];
-    app.metrics.bus_up.set(f64::from(u8::from((app.bus_is_up)())));
     (headers, app.metrics.encode()).into_response()
 }
 
