@@ -35,6 +35,9 @@ struct Args {
     /// How blocks go from worker to worker
     #[arg(long, value_enum, default_value_t = Transport::Shm)]
     transport: Transport,
+    /// `--backend sim`: microseconds of one step
+    #[arg(long, value_name = "US", default_value_t = 0)]
+    sim_step_us: u64,
     /// Keep the folder of logs and of what processes stored
     #[arg(long)]
     keep: bool,
@@ -65,7 +68,12 @@ impl Args {
             .with_count(Role::Prefill, self.prefill)
             .with_count(Role::Decode, self.decode)
             .with_count(Role::Usage, self.usage)
-            .with_worker_arguments(&["--backend", backend]);
+            .with_worker_arguments(&[
+                "--backend",
+                backend,
+                "--sim-step-us",
+                &self.sim_step_us.to_string(),
+            ]);
         plan.transports = match self.transport {
             Transport::Shm => "shm".to_owned(),
             Transport::Tcp => "tcp".to_owned(),
