@@ -87,7 +87,7 @@ impl BusError {
 }
 
 /// The durable streams.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum StreamName {
     /// Work queue of requests: `vl.req.>`.
     Requests,

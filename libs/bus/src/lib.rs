@@ -10,6 +10,7 @@ mod contract;
 pub mod faults;
 mod in_process;
 mod nats;
+mod spool;
 mod subjects;
 
 pub use contract::{
@@ -18,4 +19,8 @@ pub use contract::{
 };
 pub use in_process::{InProcessBus, InProcessLimits};
 pub use nats::{ConnectError, NatsBus, NatsFatal, NatsLogin, NatsOptions, NatsStorage};
+pub use spool::{
+    Confirmation, FolderSpools, MemorySpools, Spool, SpoolFile, SpoolLoad, SpoolMessage, SpoolOptions,
+    SpoolPlace, SpoolSync, SpoolUntil, SpoolUnusable, SyncOrder,
+};
 pub use subjects::Subject;
