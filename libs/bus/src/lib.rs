@@ -12,6 +12,7 @@ mod in_process;
 mod nats;
 mod spool;
 mod subjects;
+mod teeth;
 
 pub use contract::{
     Bus, BusError, Consumer, ConsumerSpec, Delivery, DeliveryControl, Enqueued, Incoming, Reply, StreamName,
@@ -20,7 +21,7 @@ pub use contract::{
 pub use in_process::{InProcessBus, InProcessLimits};
 pub use nats::{ConnectError, NatsBus, NatsFatal, NatsLogin, NatsOptions, NatsStorage};
 pub use spool::{
-    Confirmation, FolderSpools, MemorySpools, Spool, SpoolFile, SpoolLoad, SpoolMessage, SpoolOptions,
-    SpoolPlace, SpoolSync, SpoolUntil, SpoolUnusable, SyncOrder,
+    CallCost, Confirmation, FolderSpools, MemorySpools, Spool, SpoolFile, SpoolLoad, SpoolMessage,
+    SpoolOptions, SpoolPlace, SpoolSync, SpoolUntil, SpoolUnusable, SyncOrder,
 };
 pub use subjects::Subject;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use vlinders_bus::Bus;
+use vlinders_bus::{Bus, Spool};
 use vlinders_engine::Engine;
 use vlinders_kv_transfer::Endpoint;
 use vlinders_service_kit::{Clock, Metrics, Tasks};
@@ -106,6 +106,8 @@ impl WorkerConfig {
 pub struct WorkerParts {
     /// Requests come and tokens go over it.
     pub bus: Arc<dyn Bus>,
+    /// Keeps bills until the bus has them. Whoever made it runs it.
+    pub spool: Spool,
     /// Computes.
     pub engine: Box<dyn Engine>,
     /// Turns tokens into text.

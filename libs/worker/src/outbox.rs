@@ -12,9 +12,9 @@ use crate::sequence::JobId;
 pub(crate) enum Note {
     /// Send tokens to a frontend.
     Step(FrontendId, StepBatch),
-    /// Record a finished request.
-    Usage(UsageEvent),
-    /// Acknowledge a queue delivery: somebody answers for it now, or it has ended.
+    /// Record a finished request, and then acknowledge its queue delivery if there is one.
+    Ended(UsageEvent, Option<JobId>),
+    /// Acknowledge a queue delivery: somebody answers for it now.
     Settle(JobId),
     /// Stop caring for a queue delivery that a newer one of the same request replaces.
     Forget(JobId),

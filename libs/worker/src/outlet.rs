@@ -1,11 +1,11 @@
-//! From the loop's notes to the bus. Tokens go out at once; usage and acknowledgements follow in their own lane, so
-//! that an acknowledgement never comes before its effect and a slow ledger never delays a token.
+//! From the loop's notes to the bus. Bills are kept before the last chunks go out, so that nothing a client was told goes
+//! unbilled; acknowledgements follow in their own lane, so that none comes before its effect and a slow ledger never delays
+//! a token.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
-use vlinders_bus::{Bus, StreamName, Subject};
+use vlinders_bus::{Bus, Confirmation, Spool, SpoolMessage, StreamName, Subject};
 use vlinders_service_kit::{Stage, Tasks};
 use vlinders_types::UsageEvent;
 use vlinders_wire::subjects;
@@ -19,19 +19,20 @@ use crate::teeth::bites;
 
 /// Notes of steps that wait to be sent. The loop waits when there are more.
 pub(crate) const NOTES: usize = 1024;
-/// Usage events and acknowledgements that wait.
+/// Acknowledgements that wait.
 const SETTLEMENTS: usize = 8192;
-/// Pause between tries to store a usage event; nothing is billed twice and nothing is given up.
-const USAGE_RETRY: Duration = Duration::from_millis(200);
 
-enum Settlement {
-    Usage(UsageEvent),
-    Ack(JobId),
+/// A delivery to acknowledge.
+struct Settlement {
+    job: JobId,
+    /// When its request has ended: not before this.
+    bill: Option<Confirmation>,
 }
 
 /// Carries notes out.
 pub(crate) struct Outlet {
     pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) spool: Spool,
     pub(crate) jobs: Arc<Jobs>,
     pub(crate) offering: Arc<Offering>,
     pub(crate) tasks: Tasks,
@@ -43,67 +44,92 @@ impl Outlet {
     /// Ends when the loop has ended and everything it said is carried out.
     pub(crate) async fn run(self, mut notes: mpsc::Receiver<Vec<Note>>) {
         let (settlements, lane) = mpsc::channel(SETTLEMENTS);
-        let (bus, jobs) = (Arc::clone(&self.bus), Arc::clone(&self.jobs));
         self.tasks
-            .spawn(Stage::Flush, "settlements", settle(bus, jobs, lane));
+            .spawn(Stage::Flush, "settlements", settle(Arc::clone(&self.jobs), lane));
         while let Some(turn) = notes.recv().await {
-            for note in turn {
-                self.carry_out(note, &settlements).await;
+            let bills: Vec<SpoolMessage> = turn.iter().filter_map(bill).collect();
+            if bites("bill-after-the-last-chunk") {
+                self.carry_out(turn, Vec::new(), &settlements).await;
+                self.spool.keep(bills).await;
+                continue;
             }
+            // From here on a client may be told the end: its bill is safe.
+            let kept = self.spool.keep(bills).await;
+            self.carry_out(turn, kept, &settlements).await;
         }
     }
 
-    async fn carry_out(&self, note: Note, settlements: &mpsc::Sender<Settlement>) {
-        let settlement = match note {
-            Note::Step(frontend, batch) => {
-                let subject = Subject::new(subjects::tokens_subject(&frontend));
-                let payload = vlinders_wire::encode_step_batch(&batch);
-                self.recent.keep(&frontend, batch.batch_seq, payload.clone());
-                if let Err(error) = self.bus.publish(&subject, payload).await {
-                    tracing::warn!(%error, %frontend, "step batch not sent");
+    async fn carry_out(
+        &self,
+        turn: Vec<Note>,
+        bills: Vec<Confirmation>,
+        settlements: &mpsc::Sender<Settlement>,
+    ) {
+        let mut bills = bills.into_iter();
+        for note in turn {
+            let settlement = match note {
+                Note::Step(frontend, batch) => {
+                    let subject = Subject::new(subjects::tokens_subject(&frontend));
+                    let payload = vlinders_wire::encode_step_batch(&batch);
+                    self.recent.keep(&frontend, batch.batch_seq, payload.clone());
+                    if let Err(error) = self.bus.publish(&subject, payload).await {
+                        tracing::warn!(%error, %frontend, "step batch not sent");
+                    }
+                    continue;
                 }
-                return;
-            }
-            Note::Offer(order) => {
-                let offering = Arc::clone(&self.offering);
-                self.tasks.spawn(Stage::Work, "hand-over", async move {
-                    offering.hand_over(order).await
-                });
-                return;
-            }
-            Note::Forget(job) => {
-                let _replaced = self.jobs.forget(job);
-                return;
-            }
-            Note::Usage(event) => Settlement::Usage(event),
-            Note::Settle(job) => Settlement::Ack(job),
-        };
-        settlements
-            .send(settlement)
-            .await
-            .expect("the lane lives as long as its sender");
-    }
-}
-
-async fn settle(bus: Arc<dyn Bus>, jobs: Arc<Jobs>, mut lane: mpsc::Receiver<Settlement>) {
-    while let Some(settlement) = lane.recv().await {
-        match settlement {
-            Settlement::Usage(event) => store(&*bus, &event).await,
-            Settlement::Ack(job) => jobs.settle(job).await,
+                Note::Offer(order) => {
+                    let offering = Arc::clone(&self.offering);
+                    self.tasks.spawn(Stage::Work, "hand-over", async move {
+                        offering.hand_over(order).await
+                    });
+                    continue;
+                }
+                Note::Forget(job) => {
+                    let _replaced = self.jobs.forget(job);
+                    continue;
+                }
+                Note::Ended(_, job) => {
+                    let bill = bills.next();
+                    match job {
+                        Some(job) => Settlement { job, bill },
+                        None => continue,
+                    }
+                }
+                Note::Settle(job) => Settlement { job, bill: None },
+            };
+            settlements
+                .send(settlement)
+                .await
+                .expect("the lane lives as long as its sender");
         }
     }
 }
 
-async fn store(bus: &dyn Bus, event: &UsageEvent) {
-    let subject = Subject::new(subjects::usage_subject(&event.tenant));
-    let id = subjects::usage_message_id(event.request_id);
-    let bytes = vlinders_wire::encode_usage_event(event);
-    while let Err(error) = bus.enqueue(StreamName::Usage, &subject, &id, bytes.clone()).await {
-        tracing::warn!(%error, request = %event.request_id, "usage event not stored yet");
-        if !error.is_retryable() || bites("usage-not-sent-again") {
-            tracing::error!(?event, "usage event cannot be stored");
-            return;
+/// The bill that a note asks for. Its id is the request's: told twice, it counts once.
+fn bill(note: &Note) -> Option<SpoolMessage> {
+    match note {
+        Note::Ended(event, _) => Some(message(event)),
+        Note::Step(..) | Note::Settle(_) | Note::Forget(_) | Note::Offer(_) => None,
+    }
+}
+
+fn message(event: &UsageEvent) -> SpoolMessage {
+    SpoolMessage {
+        stream: StreamName::Usage,
+        subject: Subject::new(subjects::usage_subject(&event.tenant)),
+        id: subjects::usage_message_id(event.request_id),
+        payload: vlinders_wire::encode_usage_event(event),
+    }
+}
+
+async fn settle(jobs: Arc<Jobs>, mut lane: mpsc::Receiver<Settlement>) {
+    while let Some(Settlement { job, bill }) = lane.recv().await {
+        if let Some(bill) = bill
+            && !bill.is_stored().await
+        {
+            // It stays in the spool, and the delivery in the queue: whoever gets it again bills it under the same id.
+            continue;
         }
-        tokio::time::sleep(USAGE_RETRY).await;
+        jobs.settle(job).await;
     }
 }

@@ -239,6 +239,7 @@ impl Worker {
         };
         let outlet = Outlet {
             bus: Arc::clone(&self.parts.bus),
+            spool: self.parts.spool.clone(),
             jobs: Arc::clone(&self.jobs),
             offering: Arc::new(offering),
             tasks: self.parts.tasks.clone(),

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use vlinders_bus::{Bus, BusError};
+use vlinders_bus::{Bus, BusError, Spool};
 use vlinders_service_kit::{Clock, Metrics, Stage, Tasks};
 use vlinders_types::{FrontendId, ModelName};
 
@@ -52,6 +52,8 @@ pub struct FrontendParts {
     pub bus: Arc<dyn Bus>,
     /// Whether this process is connected to it now.
     pub bus_is_up: IsUp,
+    /// Keeps bills until the bus has them. Whoever made it runs it.
+    pub spool: Spool,
     /// What is served.
     pub models: ServedModels,
     /// Who may come in.
@@ -129,6 +131,7 @@ pub async fn start(parts: FrontendParts, listener: TcpListener) -> Result<Fronte
     let lives = Arc::new(Lives::new(parts.config.beacon_fresh));
     let failover = Failover {
         bus: Arc::clone(&parts.bus),
+        spool: parts.spool,
         frontend: frontend.clone(),
         streams: Arc::clone(&streams),
         lives: Arc::clone(&lives),
@@ -139,7 +142,6 @@ pub async fn start(parts: FrontendParts, listener: TcpListener) -> Result<Fronte
             first_token_patience: parts.config.first_token_patience,
             max_attempts: parts.config.max_attempts,
         },
-        owed: Vec::new(),
     };
     let way = Arc::new(WayBack {
         bus: Arc::clone(&parts.bus),

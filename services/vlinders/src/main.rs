@@ -11,6 +11,7 @@ mod progress;
 mod roles;
 mod serving;
 mod settings;
+mod spool;
 mod streams;
 mod up;
 mod watches;

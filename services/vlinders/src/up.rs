@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
-use vlinders_bus::{Bus, InProcessBus, InProcessLimits};
+use vlinders_bus::{Bus, InProcessBus, InProcessLimits, Spool, SpoolSync, SpoolUntil};
 use vlinders_engine::{Engine, EngineFacts};
 use vlinders_frontend::{
     Anonymous, FrontendConfig, FrontendHandle, FrontendParts, InProcessLimiter, ServedModel, ServedModels,
@@ -22,6 +22,7 @@ use vlinders_worker::Role;
 use crate::greeting::greet_clients;
 use crate::serving::Model;
 use crate::settings::{UpRole, UpSettings, data_dir};
+use crate::spool::{SpoolParts, SpoolSettings, open_spool};
 use crate::streams;
 use crate::watches::watch_queue;
 use crate::workers::{Surroundings, WorkerOrder};
@@ -34,6 +35,9 @@ const CUT: Duration = Duration::from_millis(100);
 const PARTING: Duration = Duration::from_secs(1);
 /// How long everything else may take to stop.
 const STOP: Duration = Duration::from_secs(10);
+/// Where usage waits for the ledger, in the data folder, and how long until that survives a loss of power.
+const SPOOL: &str = "spool";
+const SYNC: Duration = Duration::from_millis(200);
 /// How long the workers may take to report themselves.
 const READY: Duration = Duration::from_secs(3);
 
@@ -49,7 +53,7 @@ async fn serve(settings: UpSettings) -> anyhow::Result<()> {
     // The port comes first: a taken one should not cost the loading of a model.
     let listener = TcpListener::bind(settings.listen).await;
     let listener = listener.with_context(|| format!("--listen: cannot listen on {}", settings.listen))?;
-    let up = Up::new(&settings).await?;
+    let mut up = Up::new(&settings).await?;
     let (model, engines) = tokio::task::block_in_place(|| {
         let model = Model::load(&settings.model, &settings.engine, false)?;
         let engines = Engines::new(&model, &settings)?;
@@ -60,6 +64,8 @@ async fn serve(settings: UpSettings) -> anyhow::Result<()> {
         .start_frontend(&settings, &model, engines.facts(), listener)
         .await?;
     up.start_workers(&settings, &model, engines).await?;
+    // The roles have it; when they are gone nobody has.
+    up.spool = None;
     until_served(&handle, &model.name).await;
     // Before the greeting: whoever reads it may stop us at once.
     let mut signals = StopSignals::watch().context("signals cannot be watched")?;
@@ -147,6 +153,8 @@ struct Up {
     metrics: Metrics,
     clock: Arc<dyn Clock>,
     bus: Arc<dyn Bus>,
+    /// Until the roles are started.
+    spool: Option<Spool>,
     mem: Arc<MemTransport>,
 }
 
@@ -156,16 +164,18 @@ impl Up {
         let bus: Arc<dyn Bus> = Arc::new(InProcessBus::new(InProcessLimits::default()));
         streams::ensure_requests(&*bus, settings.queue).await?;
         streams::ensure_usage(&*bus).await?;
-        let up = Self {
+        let mut up = Self {
             front: Tasks::new(),
             tasks: Tasks::new(),
             metrics: Metrics::default(),
             clock: Arc::new(SystemClock),
             bus,
+            spool: None,
             mem: MemTransport::new(),
         };
         watch_queue(Arc::clone(&up.bus), &up.tasks, &up.metrics);
         up.start_usage(settings).await?;
+        up.spool = Some(up.open_spool(settings).await?);
         Ok(up)
     }
 
@@ -188,6 +198,26 @@ impl Up {
         Ok(())
     }
 
+    fn spool(&self) -> anyhow::Result<Spool> {
+        self.spool.clone().context("the roles have been started already")
+    }
+
+    async fn open_spool(&self, settings: &UpSettings) -> anyhow::Result<Spool> {
+        let parts = SpoolParts {
+            settings: &SpoolSettings {
+                folder: data_dir(settings.data_dir.as_ref())?.join(SPOOL),
+                sync: SpoolSync::Every(SYNC),
+            },
+            // The bus ends with this process: only the ledger remains.
+            until: SpoolUntil::Handled,
+            bus: Arc::clone(&self.bus),
+            tasks: &self.tasks,
+            metrics: &self.metrics,
+            clock: Arc::clone(&self.clock),
+        };
+        open_spool(parts).await
+    }
+
     async fn start_workers(
         &self,
         settings: &UpSettings,
@@ -196,6 +226,7 @@ impl Up {
     ) -> anyhow::Result<()> {
         let surroundings = Surroundings {
             bus: Arc::clone(&self.bus),
+            spool: self.spool()?,
             tasks: self.tasks.clone(),
             metrics: self.metrics.clone(),
             clock: Arc::clone(&self.clock),
@@ -245,6 +276,7 @@ impl Up {
             bus: Arc::clone(&self.bus),
             // It lies in this process.
             bus_is_up: Arc::new(|| true),
+            spool: self.spool()?,
             models: ServedModels::new(vec![served])?,
             authenticator: Arc::new(Anonymous),
             limiter: Arc::new(InProcessLimiter::unlimited(Arc::clone(&self.clock))),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use vlinders_bus::Bus;
+use vlinders_bus::{Bus, Spool};
 use vlinders_engine::Engine;
 use vlinders_kv_transfer::{Endpoint, EndpointConfig, KvTransport};
 use vlinders_service_kit::{Clock, Metrics, Tasks};
@@ -18,6 +18,7 @@ use crate::watches::watch_transfers;
 /// What the workers of a process share.
 pub(crate) struct Surroundings {
     pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) spool: Spool,
     pub(crate) tasks: Tasks,
     pub(crate) metrics: Metrics,
     pub(crate) clock: Arc<dyn Clock>,
@@ -76,6 +77,7 @@ impl Surroundings {
         endpoint.max_pulls = 4 * order.settings.max_num_seqs as usize;
         let parts = WorkerParts {
             bus: Arc::clone(&self.bus),
+            spool: self.spool.clone(),
             text: Arc::clone(&order.model.text),
             endpoint: Endpoint::new(endpoint, order.engine.memory(), order.transports)?,
             engine: order.engine,

@@ -1,11 +1,9 @@
 //! What must hold at the end of every run.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use tokio::time::Instant;
 use vlinders_ledger::Ledger;
-use vlinders_types::{FaultKind, Finish, FinishReason, TokenId, UsageEvent, WorkerId};
+use vlinders_types::{FaultKind, Finish, FinishReason, TokenId, UsageEvent};
 
 use crate::client::{Client, State};
 use crate::run::Outcome;
@@ -38,8 +36,6 @@ pub struct Tally {
     pub retries: u64,
     /// Requests answered in full whose bill is smaller, since a worker had given them up.
     pub billed_less: u64,
-    /// Requests whose bill went down with the worker that had answered them.
-    pub bills_lost: u64,
     /// Hand-offs, by how they ended, and preemptions.
     pub counted: BTreeMap<String, u64>,
     /// Virtual milliseconds.
@@ -57,7 +53,6 @@ impl Tally {
         self.cancelled += other.cancelled;
         self.retries += other.retries;
         self.billed_less += other.billed_less;
-        self.bills_lost += other.bills_lost;
         self.virtual_ms += other.virtual_ms;
         for (kind, count) in &other.errors {
             *self.errors.entry(kind).or_default() += count;
@@ -102,10 +97,6 @@ pub(crate) async fn check(
     let mut rows = outcome.ledger.rows();
     for client in clients {
         let row = rows.remove(&client.request.request_id);
-        if row.is_none() && is_bill_lost(client, &outcome.crashes) {
-            tally.bills_lost += 1;
-            continue;
-        }
         let verdict = check_client(scenario, reference, client, row.as_ref(), &mut tally);
         verdict.map_err(|wrong| format!("request {}: {wrong}", client.request.handle))?;
     }
@@ -114,21 +105,6 @@ pub(crate) async fn check(
     }
     check_ledger(scenario, &outcome).await?;
     Ok(tally)
-}
-
-/// What a worker said may arrive so long after it went down: delays of messages in order add up.
-const MOST_DELAY: Duration = Duration::from_secs(4);
-
-/// Whether every worker that told an end went down: a bill that the bus had not taken yet is lost with its worker, as
-/// long as workers have no spool.
-fn is_bill_lost(client: &Client, crashes: &[(WorkerId, Instant)]) -> bool {
-    let went_down = |(by, at): &(WorkerId, Instant)| {
-        let after = |crashed: &Instant| *crashed + MOST_DELAY >= *at;
-        crashes
-            .iter()
-            .any(|(worker, crashed)| worker == by && after(crashed))
-    };
-    !client.ended_by.is_empty() && client.ended_by.iter().all(went_down)
 }
 
 fn check_client(

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tokio::time::Instant;
-use vlinders_types::{Chunk, Finish, Request, TokenId, WorkerId};
+use vlinders_types::{Chunk, Finish, Request, TokenId};
 
 /// Where a request stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,8 +47,6 @@ pub(crate) struct Client {
     pub(crate) state: State,
     /// Ends that arrived, of all attempts.
     pub(crate) terminals: u32,
-    /// Who told an end of whatever attempt, and when it arrived.
-    pub(crate) ended_by: Vec<(WorkerId, Instant)>,
 }
 
 impl Client {
@@ -64,7 +62,6 @@ impl Client {
             cancel_at,
             state: State::Sending,
             terminals: 0,
-            ended_by: Vec::new(),
         }
     }
 

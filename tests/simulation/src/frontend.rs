@@ -92,9 +92,6 @@ impl Frontend {
             let (handle, what) = (chunk.handle, describe(&chunk));
             let client = served.clients.get_mut(&handle);
             let client = client.ok_or_else(|| format!("a chunk of {handle}, which does not exist"))?;
-            if chunk.finish.is_some() {
-                client.ended_by.push((batch.worker.clone(), Instant::now()));
-            }
             let pushed = client.push(chunk);
             self.trace.note(format_args!(
                 "{} {handle} from {}: {what}: {pushed:?}",

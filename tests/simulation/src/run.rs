@@ -5,10 +5,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep_until;
 use vlinders_service_kit::Stage;
 use vlinders_text::ModelText;
-use vlinders_types::{FrontendId, WorkerId};
+use vlinders_types::FrontendId;
 
 use crate::checks::{self, Reference, Tally};
 use crate::client::Client;
@@ -20,6 +20,8 @@ use crate::world::World;
 
 /// Once everything has healed, every request ends within this.
 const END_WITHIN: Duration = Duration::from_secs(240);
+/// A worker that could not start is started again after this.
+const START_AGAIN: Duration = Duration::from_millis(500);
 /// And nothing is left of it after this.
 const SETTLE_WITHIN: Duration = Duration::from_secs(120);
 
@@ -77,7 +79,6 @@ fn reference() -> &'static Reference {
 /// What is left of a run beside what its clients saw.
 pub(crate) struct Outcome {
     pub(crate) ledger: Arc<crate::ledger::SimLedger>,
-    pub(crate) crashes: Vec<(WorkerId, Instant)>,
     pub(crate) retries: u64,
     pub(crate) fingerprint: u64,
     pub(crate) metrics: String,
@@ -102,11 +103,9 @@ async fn simulate(
     }
     clients.sort_by_key(|client| client.request.handle);
     let (ledger, metrics, began) = (Arc::clone(&world.ledger), world.metrics.clone(), world.began);
-    let crashes = std::mem::take(&mut world.crashes);
     world.settle(SETTLE_WITHIN).await?;
     let outcome = Outcome {
         ledger,
-        crashes,
         retries,
         fingerprint: trace.fingerprint(),
         metrics: metrics.encode(),
@@ -150,6 +149,7 @@ enum Action {
     StartWorker(usize),
     StartUsage,
     Mend(usize),
+    FreeDisk(usize),
 }
 
 /// Lets everything go wrong in its time, then heals the world.
@@ -207,7 +207,15 @@ async fn act(world: &mut World, action: Action) -> Result<Option<(Duration, Acti
             Some((down, Action::StartUsage))
         }
         Action::StartWorker(worker) => {
-            world.start_worker(worker).await?;
+            let is_up = world.start_worker(worker).await?;
+            (!is_up).then_some((START_AGAIN, Action::StartWorker(worker)))
+        }
+        Action::Mishap(Mishap::FullDisk { worker, length }) => {
+            world.set_disk_full(worker, true);
+            Some((length, Action::FreeDisk(worker)))
+        }
+        Action::FreeDisk(worker) => {
+            world.set_disk_full(worker, false);
             None
         }
         Action::StartUsage => {
@@ -234,6 +242,7 @@ impl Scenario {
         self.is_calm = true;
         self.trusts_queue = false;
         self.mishaps.clear();
+        self.disk_time = Duration::ZERO;
         self.plan.clear();
         (self.hiccup, self.ledger_failing) = (0.0, 0.0);
         (self.queue_messages, self.usage_messages) = (10_000, 10_000);

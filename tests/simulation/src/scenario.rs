@@ -60,6 +60,8 @@ pub(crate) enum Mishap {
         wires: bool,
         length: Duration,
     },
+    /// The disk of a worker takes nothing for a while.
+    FullDisk { worker: usize, length: Duration },
     /// The usage service is killed and starts again.
     UsageCrash { turns: u64, down: Duration },
 }
@@ -84,6 +86,14 @@ pub(crate) struct Scenario {
     pub(crate) ack_wait: Duration,
     pub(crate) max_deliver: u32,
     pub(crate) mishaps: Vec<(Duration, Mishap)>,
+    /// All workers spool on the disk of one host; otherwise each has its own, which its next life finds.
+    pub(crate) has_one_disk: bool,
+    /// How long a call to a disk takes.
+    pub(crate) disk_time: Duration,
+    /// Spools sync what they keep at once. Where they do not, no machine loses power.
+    pub(crate) syncs: bool,
+    /// Spools forget a bill only when the ledger has it.
+    pub(crate) waits_for_ledger: bool,
     /// From here on nothing goes wrong any more.
     pub(crate) heal_at: Duration,
 }
@@ -109,10 +119,17 @@ impl Scenario {
             ack_wait: Duration::from_secs(10),
             max_deliver: 3,
             mishaps: Vec::new(),
+            has_one_disk: false,
+            syncs: false,
+            disk_time: Duration::ZERO,
+            waits_for_ledger: false,
             shapes,
             heal_at,
         };
         let mut random = random.fork();
+        scenario.has_one_disk = random.one_in(2);
+        scenario.waits_for_ledger = random.one_in(2);
+        scenario.disk_time = Duration::from_millis(random.pick(&[0, 0, 1, 20, 300]));
         if trusts_queue {
             scenario.ack_wait = Duration::from_millis(1_500);
             // A prefill worker may go down with a request more often than poison would.
@@ -121,6 +138,16 @@ impl Scenario {
         } else if !is_calm {
             scenario.go_wrong(&mut random);
         }
+        let loses_power = |(_, mishap): &(Duration, Mishap)| {
+            matches!(
+                mishap,
+                Mishap::Crash {
+                    how: Crash::PoweredOff,
+                    ..
+                }
+            )
+        };
+        scenario.syncs = scenario.mishaps.iter().any(loses_power);
         scenario
     }
 
@@ -196,7 +223,7 @@ impl Scenario {
 
     fn mishap(&self, random: &mut Random) -> Mishap {
         let worker = random.index(self.shapes.len());
-        match random.below(7) {
+        match random.below(8) {
             0..=2 => Mishap::Crash {
                 worker,
                 how: random.pick(&[Crash::Killed, Crash::PoweredOff]),
@@ -215,6 +242,10 @@ impl Scenario {
             5 => Mishap::Leave {
                 worker,
                 down: random.millis(0, 2_000),
+            },
+            6 => Mishap::FullDisk {
+                worker,
+                length: random.millis(100, 6_000),
             },
             _ => Mishap::UsageCrash {
                 turns: random.below(20),

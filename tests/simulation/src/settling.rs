@@ -30,6 +30,12 @@ impl World {
         for life in self.workers.iter_mut().filter_map(Option::take) {
             stop(life).await?;
         }
+        for (number, disk) in self.disks.iter().enumerate() {
+            if (disk.left(), disk.aside()) != ((0, 0), 0) {
+                let (left, aside) = (disk.left(), disk.aside());
+                return Err(format!("disk {number} holds {left:?} and {aside} damaged files"));
+            }
+        }
         self.usage
             .take()
             .map(stop)
@@ -44,6 +50,12 @@ impl World {
             let pending = self.bus.pending(stream).await.map_err(text_of)?;
             if pending > 0 {
                 left.push(format!("{pending} pending in {}", stream.name()));
+            }
+        }
+        for (number, disk) in self.disks.iter().enumerate() {
+            let (files, bytes) = disk.left();
+            if files > 0 {
+                left.push(format!("{bytes} bytes in {files} files of disk {number}"));
             }
         }
         for (worker, life) in self.workers.iter().enumerate() {

@@ -5,9 +5,10 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use vlinders_bus::{Spool, SpoolOptions, SpoolSync, SpoolUntil, SpoolUnusable};
 use vlinders_engine::{Engine, SimEngine, SimOptions, StepCost};
 use vlinders_kv_transfer::{Endpoint, EndpointConfig};
-use vlinders_service_kit::{Clock, Tasks};
+use vlinders_service_kit::{Clock, Stage, Tasks};
 use vlinders_types::Epoch;
 use vlinders_worker::{StepTime, WorkerConfig, WorkerParts, start_simulated};
 
@@ -21,13 +22,19 @@ const CONTEXT: u32 = 1024;
 /// Short, so that lost peers are given up within a run.
 const LEASE: Duration = Duration::from_secs(3);
 const HAND_OFF_LIMIT: Duration = Duration::from_secs(40);
+const SPOOL_LEAVES_WITHIN: Duration = Duration::from_secs(2);
+/// A few bills.
+const SPOOL_FILE_BYTES: u64 = 600;
 
 impl World {
-    /// Starts the next life of a worker that is down.
-    pub(crate) async fn start_worker(&mut self, worker: usize) -> Result<(), String> {
+    /// Starts the next life of a worker that is down. False when its disk does not let it.
+    pub(crate) async fn start_worker(&mut self, worker: usize) -> Result<bool, String> {
         if self.workers[worker].is_some() {
-            return Ok(());
+            return Ok(true);
         }
+        let Ok(spool) = self.open_spool(worker).await else {
+            return Ok(false);
+        };
         self.lives += 1;
         let incarnation = self.lives;
         let shape = self.scenario.shapes[worker];
@@ -68,8 +75,12 @@ impl World {
             bus: self.way_to_bus(),
             endpoint: Some(Arc::clone(&endpoint)),
         };
+        let stopping = life.tasks.stopping(Stage::Flush);
+        let sending = spool.clone().run(life.bus.clone(), stopping, |_load| {});
+        life.tasks.spawn(Stage::Flush, "spool", sending);
         let parts = WorkerParts {
             bus: life.bus.clone(),
+            spool,
             engine,
             text: Arc::clone(&self.text),
             endpoint,
@@ -78,7 +89,24 @@ impl World {
             clock: Arc::new(clock),
         };
         self.workers[worker] = Some(life);
-        start_simulated(config, parts, step_time).await.map_err(text_of)
+        start_simulated(config, parts, step_time).await.map_err(text_of)?;
+        Ok(true)
+    }
+
+    async fn open_spool(&self, worker: usize) -> Result<Spool, SpoolUnusable> {
+        let clock = self.clock(self.scenario.shapes[worker].skew_ms);
+        let mut options = SpoolOptions::new(Arc::new(move || clock.now_ms()));
+        options.sync = if self.scenario.syncs {
+            SpoolSync::BeforeKept
+        } else {
+            SpoolSync::Never
+        };
+        if self.scenario.waits_for_ledger {
+            options.until = SpoolUntil::Handled;
+        }
+        options.leave_within = SPOOL_LEAVES_WITHIN;
+        options.file_bytes = SPOOL_FILE_BYTES;
+        Spool::open(Arc::new(self.disks[worker].clone()), options).await
     }
 
     fn engine(&mut self, shape: &Shape, step_time: &StepTime) -> Box<dyn Engine> {

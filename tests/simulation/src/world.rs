@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use vlinders_bus::faults::{FaultPlan, Faults, FaultyBus};
-use vlinders_bus::{Bus, InProcessBus, InProcessLimits, StreamName, StreamRules, Subject};
+use vlinders_bus::{Bus, InProcessBus, InProcessLimits, MemorySpools, StreamName, StreamRules, Subject};
 use vlinders_kv_transfer::Endpoint;
 use vlinders_service_kit::{Metrics, Stage, Tasks};
 use vlinders_text::ModelText;
@@ -51,8 +51,8 @@ pub(crate) struct World {
     pub(crate) metrics: Metrics,
     pub(crate) workers: Vec<Option<Life>>,
     pub(crate) lives: u64,
-    /// Which workers went down, and when.
-    pub(crate) crashes: Vec<(WorkerId, Instant)>,
+    /// Where each worker spools, in all its lives.
+    pub(crate) disks: Vec<MemorySpools>,
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) usage: Option<Life>,
     /// The last beacon of each worker.
@@ -90,7 +90,7 @@ impl World {
             metrics: Metrics::default(),
             workers: scenario.shapes.iter().map(|_| None).collect(),
             lives: 0,
-            crashes: Vec::new(),
+            disks: disks(&scenario),
             bus,
             usage: None,
             others: Vec::new(),
@@ -187,7 +187,6 @@ impl World {
         };
         self.trace
             .note(format_args!("{} goes down: {how:?}", self.worker_id(worker)));
-        self.crashes.push((self.worker_id(worker), Instant::now()));
         match how {
             Crash::Killed => self.network.killed(life.incarnation),
             Crash::PoweredOff => self.network.cut(life.incarnation),
@@ -196,7 +195,19 @@ impl World {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&self.worker_id(worker));
-        end(life).await
+        end(life).await?;
+        if how == Crash::PoweredOff && !self.scenario.has_one_disk {
+            self.disks[worker].lose_power();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn set_disk_full(&self, worker: usize, is_full: bool) {
+        self.trace.note(format_args!(
+            "the disk of {} is full: {is_full}",
+            self.worker_id(worker)
+        ));
+        self.disks[worker].set_full(is_full);
     }
 
     /// Asks a worker to leave and waits until it has; one that cannot, since it is cut off, is killed.
@@ -246,13 +257,19 @@ impl World {
         self.is_healed.store(true, Ordering::Relaxed);
         self.network.heal();
         self.ledger.heal();
+        for disk in &self.disks {
+            disk.set_full(false);
+        }
         for worker in 0..self.workers.len() {
             match &self.workers[worker] {
                 Some(life) => {
                     life.bus.heal();
                     self.network.mend(life.incarnation);
                 }
-                None => self.start_worker(worker).await?,
+                None => {
+                    let is_up = self.start_worker(worker).await?;
+                    assert!(is_up, "all disks are whole");
+                }
             }
         }
         for bus in &self.others {
@@ -264,6 +281,20 @@ impl World {
         }
         Ok(())
     }
+}
+
+fn disks(scenario: &Scenario) -> Vec<MemorySpools> {
+    let shared = MemorySpools::default();
+    let disk = |_| {
+        let disk = if scenario.has_one_disk {
+            shared.clone()
+        } else {
+            MemorySpools::default()
+        };
+        disk.set_time(scenario.disk_time);
+        disk
+    };
+    scenario.shapes.iter().map(disk).collect()
 }
 
 pub(crate) fn text_of(error: impl std::fmt::Display) -> String {

@@ -12,14 +12,17 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
-use vlinders_bus::{Bus, ConsumerSpec, InProcessBus, InProcessLimits, StreamName, StreamRules, Subject};
+use vlinders_bus::{
+    Bus, ConsumerSpec, InProcessBus, InProcessLimits, MemorySpools, Spool, SpoolOptions, StreamName,
+    StreamRules, Subject,
+};
 use vlinders_engine::{Engine, SimEngine, SimOptions, StepCost};
 use vlinders_frontend::{
     Anonymous, FrontendConfig, FrontendHandle, FrontendParts, InProcessLimiter, ServedModel, ServedModels,
     SystemEntropy,
 };
 use vlinders_kv_transfer::{Endpoint, EndpointConfig, MemTransport};
-use vlinders_service_kit::{Clock, Metrics, SystemClock, Tasks};
+use vlinders_service_kit::{Clock, Metrics, Stage, SystemClock, Tasks};
 use vlinders_simulation::byte_level_text;
 use vlinders_text::ModelText;
 use vlinders_types::{Epoch, ModelName, UsageEvent, WorkerId};
@@ -36,6 +39,8 @@ struct World {
     text: Arc<ModelText>,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
+    /// The disk of the host.
+    disk: MemorySpools,
     front: Tasks,
     /// Each in a process of its own, as it were.
     workers: Vec<(Role, Tasks)>,
@@ -67,6 +72,7 @@ impl World {
             text: byte_level_text(),
             clock: Arc::new(SystemClock),
             metrics: Metrics::default(),
+            disk: MemorySpools::default(),
             front: Tasks::new(),
             workers: Vec::new(),
             frontend: None,
@@ -82,6 +88,20 @@ impl World {
         world
     }
 
+    /// The spool of a process with these tasks.
+    async fn spool(&self, tasks: &Tasks) -> Spool {
+        let clock = Arc::clone(&self.clock);
+        let options = SpoolOptions::new(Arc::new(move || clock.now_ms()));
+        let spool = Spool::open(Arc::new(self.disk.clone()), options).await.unwrap();
+        let (bus, stopping) = (Arc::clone(&self.bus), tasks.stopping(Stage::Flush));
+        tasks.spawn(
+            Stage::Flush,
+            "spool",
+            spool.clone().run(bus, stopping, |_load| {}),
+        );
+        spool
+    }
+
     async fn start_frontend(&mut self) {
         let model = ServedModel {
             name: ModelName::new("sim"),
@@ -93,6 +113,7 @@ impl World {
         let parts = FrontendParts {
             bus: Arc::clone(&self.bus),
             bus_is_up: Arc::new(|| true),
+            spool: self.spool(&self.front).await,
             models: ServedModels::new(vec![model]).unwrap(),
             authenticator: Arc::new(Anonymous),
             limiter: Arc::new(InProcessLimiter::unlimited(Arc::clone(&self.clock))),
@@ -142,6 +163,7 @@ impl World {
         let tasks = Tasks::new();
         let parts = WorkerParts {
             bus: Arc::clone(&self.bus),
+            spool: self.spool(&tasks).await,
             endpoint: Endpoint::new(endpoint, engine.memory(), vec![self.mem.clone()]).unwrap(),
             engine,
             text: Arc::clone(&self.text),

@@ -47,8 +47,28 @@ fn a_second_end_is_noticed() {
 }
 
 #[test]
-fn usage_that_is_not_sent_again_is_noticed() {
-    assert_bites("usage-not-sent-again");
+fn a_bill_that_is_not_sent_again_is_noticed() {
+    assert_bites("spool-not-sent-again");
+}
+
+#[test]
+fn a_bill_that_is_kept_in_memory_alone_is_noticed() {
+    assert_bites("spool-not-written");
+}
+
+#[test]
+fn a_bill_that_a_loss_of_power_takes_is_noticed() {
+    assert_bites("spool-not-synced");
+}
+
+#[test]
+fn a_bill_whose_file_is_emptied_before_it_is_sent_is_noticed() {
+    assert_bites("spool-emptied-early");
+}
+
+#[test]
+fn a_bill_kept_after_the_client_was_told_is_noticed() {
+    assert_bites("bill-after-the-last-chunk");
 }
 
 #[test]

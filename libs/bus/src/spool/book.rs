@@ -29,6 +29,8 @@ pub(super) struct Book {
     /// In their stream, and not known to be done there.
     stored: BTreeSet<Number>,
     is_let_go: bool,
+    /// When a message of this process last came.
+    entered_at: Option<Instant>,
 }
 
 struct Kept {
@@ -46,6 +48,7 @@ impl Book {
         messages: Vec<SpoolMessage>,
         kept_ms: u64,
     ) -> (Vec<Number>, Vec<oneshot::Receiver<()>>) {
+        self.entered_at = Some(Instant::now());
         let enter = |message| {
             let (asker, answer) = oneshot::channel();
             let asker = (!self.is_let_go).then_some(asker);
@@ -191,6 +194,11 @@ impl Book {
         for kept in self.kept.values_mut() {
             kept.asker = None;
         }
+    }
+
+    /// When a message of this process last came.
+    pub(super) fn entered_at(&self) -> Option<Instant> {
+        self.entered_at
     }
 
     /// How many are not settled.

@@ -11,6 +11,7 @@ use super::book::{FileNumber, Number};
 use super::frame::{self, FILE_HEADER};
 use super::place::{SpoolFile, SpoolPlace, SyncOrder};
 use super::{HEADER_BYTES, Inner, SpoolLoad, SpoolSync};
+use crate::teeth::bites;
 
 /// Why messages are not written.
 #[derive(Debug, thiserror::Error)]
@@ -159,7 +160,7 @@ impl Inner {
                 .map_err(|_| NotWritten::Unframeable)?;
             todo.push(number);
         }
-        if todo.is_empty() {
+        if todo.is_empty() || bites("spool-not-written") {
             return Ok(());
         }
         let (own, more) = (files.bytes(false), frames.len() as u64);
@@ -167,7 +168,7 @@ impl Inner {
             return Err(NotWritten::Full { bytes: own });
         }
         let (number, held) = files.writable(more, self.options.file_bytes, &*self.place)?;
-        let syncs = self.options.sync == SpoolSync::BeforeKept;
+        let syncs = self.options.sync == SpoolSync::BeforeKept && !bites("spool-not-synced");
         if let Err((error, is_whole)) = held.append(&frames, syncs) {
             if !is_whole {
                 // Half a frame at its end: nothing may come behind it.
@@ -186,7 +187,8 @@ impl Inner {
         let done: Vec<FileNumber> = {
             // Nothing is written meanwhile: whoever writes needs the files first.
             let book = self.book();
-            let done = files.held.keys().filter(|number| book.is_done(**number));
+            let is_done = |number: &&FileNumber| book.is_done(**number) || bites("spool-emptied-early");
+            let done = files.held.keys().filter(is_done);
             done.copied().collect()
         };
         for number in done {

@@ -6,7 +6,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::place::{SpoolFile, SpoolPlace, SyncOrder};
+use super::place::{CallCost, SpoolFile, SpoolPlace, SyncOrder};
 
 /// What files of spools end in.
 const ENDING: &str = "spool";
@@ -69,8 +69,8 @@ impl SpoolPlace for FolderSpools {
         self.folder.display().to_string()
     }
 
-    fn blocks(&self) -> bool {
-        true
+    fn cost(&self) -> CallCost {
+        CallCost::Blocks
     }
 
     fn create(&self) -> io::Result<Box<dyn SpoolFile>> {

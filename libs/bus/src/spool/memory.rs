@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use super::place::{SpoolFile, SpoolPlace, SyncOrder};
+use super::place::{CallCost, SpoolFile, SpoolPlace, SyncOrder};
 
 /// A disk in memory. Clones are the same disk.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +19,7 @@ struct Disk {
     files: BTreeMap<u64, Contents>,
     last: u64,
     is_full: bool,
+    time: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -33,6 +35,11 @@ impl MemorySpools {
     /// From now on nothing can be written, or it can again.
     pub fn set_full(&self, is_full: bool) {
         self.disk().is_full = is_full;
+    }
+
+    /// From now on calls seem to take so long.
+    pub fn set_time(&self, time: Duration) {
+        self.disk().time = time;
     }
 
     /// The machine loses power: what was not synced is gone.
@@ -90,8 +97,8 @@ impl SpoolPlace for MemorySpools {
         "memory".to_owned()
     }
 
-    fn blocks(&self) -> bool {
-        false
+    fn cost(&self) -> CallCost {
+        CallCost::Seems(self.disk().time)
     }
 
     fn create(&self) -> io::Result<Box<dyn SpoolFile>> {

@@ -42,7 +42,7 @@ use crate::{StreamName, Subject};
 
 pub use self::folder::FolderSpools;
 pub use self::memory::MemorySpools;
-pub use self::place::{SpoolFile, SpoolPlace, SyncOrder};
+pub use self::place::{CallCost, SpoolFile, SpoolPlace, SyncOrder};
 
 /// Bytes of a file without messages.
 const HEADER_BYTES: usize = frame::FILE_HEADER.len();
@@ -98,7 +98,8 @@ pub struct SpoolOptions {
     pub in_flight: usize,
     /// How often files whose holders are gone are looked for.
     pub adopt_every: Duration,
-    /// How long it goes on sending once asked to stop. What is left then is sent by a neighbour or the next life.
+    /// How long it goes on sending once asked to stop and nothing new has come. What is left then is sent by a neighbour
+    /// or the next life.
     pub leave_within: Duration,
     /// The time of day, milliseconds since 1970.
     pub now_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
@@ -203,8 +204,15 @@ impl Inner {
         T: Send + 'static,
         F: FnOnce(&Self) -> T + Send + 'static,
     {
-        if !self.place.blocks() {
-            return act(self);
+        match self.place.cost() {
+            CallCost::Blocks => {}
+            CallCost::Seems(time) => {
+                // Others get their turn before and after, as while a disk is busy.
+                tokio::time::sleep(time / 2).await;
+                let done = act(self);
+                tokio::time::sleep(time / 2).await;
+                return done;
+            }
         }
         let inner = Arc::clone(self);
         match tokio::task::spawn_blocking(move || act(&inner)).await {

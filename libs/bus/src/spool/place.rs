@@ -3,14 +3,24 @@
 //! A file belongs to whoever holds it and is free when its holder is gone, however it went. All calls may block.
 
 use std::io;
+use std::time::Duration;
+
+/// What it costs to call a place or a file of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallCost {
+    /// It may wait for a disk, and so must not be made where other tasks wait their turn.
+    Blocks,
+    /// It returns at once, and seems to have taken so long.
+    Seems(Duration),
+}
 
 /// Where spool files are made and found.
 pub trait SpoolPlace: Send + Sync + 'static {
     /// For messages: where it is.
     fn name(&self) -> String;
 
-    /// Whether calls may wait for a disk, and so must not be made where other tasks wait their turn.
-    fn blocks(&self) -> bool;
+    /// What a call costs.
+    fn cost(&self) -> CallCost;
 
     /// Makes an empty file and holds it.
     ///

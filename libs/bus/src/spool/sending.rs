@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::book::Number;
 use super::{Inner, Spool, SpoolLoad, SpoolSync, SpoolUntil};
+use crate::teeth::bites;
 use crate::{Bus, BusError, Enqueued, StreamName};
 
 /// Pause after the bus did not take a message that it may take later.
@@ -48,8 +49,9 @@ struct Sender {
 impl Spool {
     /// Sends what is kept and what others left behind. `observe` hears how much waits.
     ///
-    /// Once `stopping` is cancelled, it ends when everything is settled and no other clone of the spool is left, or
-    /// after [`super::SpoolOptions::leave_within`]. What is kept after that lies in the file until somebody adopts it.
+    /// Once `stopping` is cancelled, it ends when everything is settled and no other clone of the spool is left, or when
+    /// nothing new has come for [`super::SpoolOptions::leave_within`]. What is kept after that lies in the file until
+    /// somebody adopts it.
     pub async fn run(
         self,
         bus: Arc<dyn Bus>,
@@ -72,16 +74,18 @@ impl Spool {
             sync_at: now,
             is_stuck: false,
         };
-        let mut leave_at = None;
-        while !sender.is_over(leave_at) {
+        let mut stopped_at = None;
+        loop {
+            let leave_at = stopped_at.map(|stopped_at| sender.leave_at(stopped_at));
+            if sender.is_over(leave_at) {
+                break;
+            }
             sender.send_due();
             observe(sender.inner.load());
             let wake_at = sender.wake_at(leave_at);
             tokio::select! {
                 biased;
-                () = stopping.cancelled(), if leave_at.is_none() => {
-                    leave_at = Some(Instant::now() + sender.inner.options.leave_within);
-                }
+                () = stopping.cancelled(), if stopped_at.is_none() => stopped_at = Some(Instant::now()),
                 Some(answer) = sender.answers.next() => sender.hear(answer).await,
                 () = sender.inner.news.notified() => {}
                 () = sleep_until(wake_at) => sender.look_around().await,
@@ -92,6 +96,12 @@ impl Spool {
 }
 
 impl Sender {
+    /// Until when it goes on although something is left: as long as messages still come, they may find their way.
+    fn leave_at(&self, stopped_at: Instant) -> Instant {
+        let last = self.inner.book().entered_at();
+        last.map_or(stopped_at, |last| last.max(stopped_at)) + self.inner.options.leave_within
+    }
+
     fn is_over(&self, leave_at: Option<Instant>) -> bool {
         let Some(leave_at) = leave_at else { return false };
         let is_done = self.inner.is_abandoned.load(Ordering::Acquire) && self.inner.book().len() == 0;
@@ -223,6 +233,9 @@ impl Sender {
             tracing::error!(%error, %place, "the bus refuses a message of the spool; it stays there");
             self.inner.book().put_back(number, Some(now + REFUSED_AGAIN));
             return;
+        }
+        if bites("spool-not-sent-again") {
+            return self.inner.book().settle(number);
         }
         // One word for an outage, however many messages wait.
         if !std::mem::replace(&mut self.is_stuck, true) {

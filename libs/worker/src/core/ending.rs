@@ -45,10 +45,8 @@ impl Core {
             self.outbox.push_chunk(&sequence.request.frontend, chunk.clone());
         }
         self.outbox.push_chunk(&sequence.request.frontend, chunk);
-        self.bill(&sequence.request, counts, reason, sequence.first_token_ms);
-        if let Some(job) = sequence.job.take() {
-            self.outbox.push(Note::Settle(job));
-        }
+        let job = sequence.job.take();
+        self.bill(&sequence.request, counts, reason, sequence.first_token_ms, job);
     }
 
     /// Frees the blocks, and withdraws a hand-off under way. False when decode has the sequence already: then it is
@@ -95,10 +93,7 @@ impl Core {
             ..Chunk::default()
         };
         self.outbox.push_chunk(&request.frontend, chunk);
-        self.bill(request, counts, reason, None);
-        if let Some(job) = job {
-            self.outbox.push(Note::Settle(job));
-        }
+        self.bill(request, counts, reason, None, job);
     }
 
     fn bill(
@@ -107,9 +102,10 @@ impl Core {
         counts: TokenCounts,
         finish: FinishReason,
         first_token_ms: Option<u64>,
+        job: Option<JobId>,
     ) {
         self.metrics.ended(finish);
-        self.outbox.push(Note::Usage(UsageEvent {
+        let usage = UsageEvent {
             request_id: request.request_id,
             attempt: request.attempt,
             tenant: request.tenant.clone(),
@@ -122,7 +118,8 @@ impl Core {
             created_ms: request.created_ms,
             first_token_ms,
             finished_ms: self.clock.now_ms(),
-        }));
+        };
+        self.outbox.push(Note::Ended(usage, job));
     }
 
     /// Drops a sequence that a newer attempt of the same request replaces: that one will be answered and billed.

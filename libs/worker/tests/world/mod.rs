@@ -13,12 +13,13 @@ use std::time::Duration;
 
 use serde_json::json;
 use vlinders_bus::{
-    Bus, ConsumerSpec, InProcessBus, InProcessLimits, StreamName, StreamRules, Subject, Subscription,
+    Bus, ConsumerSpec, InProcessBus, InProcessLimits, MemorySpools, Spool, SpoolOptions, StreamName,
+    StreamRules, Subject, Subscription,
 };
 use vlinders_engine::{Engine, SimEngine, SimOptions};
 use vlinders_kernel_api::KvMemory;
 use vlinders_kv_transfer::{Endpoint, EndpointConfig, MemTransport};
-use vlinders_service_kit::{Clock, Metrics, SystemClock, Tasks};
+use vlinders_service_kit::{Clock, Metrics, Stage, SystemClock, Tasks};
 use vlinders_text::{ModelText, TextFiles};
 use vlinders_types::{
     BlockId, Cancel, Chunk, Epoch, Finish, FrontendId, KeyId, ModelName, Request, RequestId, SamplingParams,
@@ -60,6 +61,7 @@ impl Shape {
 pub(crate) struct World {
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) tasks: Tasks,
+    spool: Option<Spool>,
     pub(crate) metrics: Metrics,
     clock: Arc<dyn Clock>,
     mem: Arc<MemTransport>,
@@ -96,9 +98,21 @@ impl World {
             .subscribe(&Subject::new(subjects::tokens_subject(&frontend)))
             .await
             .unwrap();
+        let tasks = Tasks::new();
+        let options = SpoolOptions::new(Arc::new(|| 0));
+        let spool = Spool::open(Arc::new(MemorySpools::default()), options)
+            .await
+            .unwrap();
+        let stopping = tasks.stopping(Stage::Flush);
+        tasks.spawn(
+            Stage::Flush,
+            "spool",
+            spool.clone().run(bus.clone(), stopping, |_load| {}),
+        );
         let mut world = Self {
             bus,
-            tasks: Tasks::new(),
+            tasks,
+            spool: Some(spool),
             metrics: Metrics::default(),
             clock: Arc::new(SystemClock),
             mem: MemTransport::new(),
@@ -151,6 +165,7 @@ impl World {
         self.workers.push(worker);
         let parts = WorkerParts {
             bus: Arc::clone(&self.bus),
+            spool: self.spool.clone().expect("the world runs"),
             engine,
             text: Arc::clone(&self.text),
             endpoint,
@@ -325,7 +340,7 @@ impl World {
     }
 
     /// Stops everything. The loops assert on the way that no block is lost; a panic there shows here.
-    pub(crate) async fn stop(self) {
+    pub(crate) async fn stop(mut self) {
         // A hand-off's last word to its source may still be under way.
         let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
         while self
@@ -341,6 +356,8 @@ impl World {
             0,
             "requests stay unacknowledged"
         );
+        // The workers have the last ones.
+        self.spool = None;
         self.tasks.stop(Duration::from_secs(10)).await.unwrap();
         assert!(!self.tasks.failed().is_cancelled(), "a task panicked");
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use vlinders_bus::{Bus, BusError, StreamName, Subject};
+use vlinders_bus::{Bus, BusError, Spool, SpoolMessage, StreamName, Subject};
 use vlinders_service_kit::Clock;
 use vlinders_types::{Epoch, FinishReason, FrontendId, Request, TokenCounts, UsageEvent, WorkerId};
 use vlinders_wire::subjects::{self, WorkerCall};
@@ -26,8 +26,6 @@ const PERIOD: Duration = Duration::from_millis(100);
 const AT_ONCE: usize = 32;
 /// A worker that lives answers at once.
 const ANSWER: Duration = Duration::from_millis(500);
-/// Usage events that wait for the bus at most.
-const MAX_OWED: usize = 4096;
 
 /// When and how often streams go on elsewhere.
 #[derive(Clone, Debug)]
@@ -43,49 +41,45 @@ pub(crate) struct FailoverRules {
 /// What going on elsewhere needs.
 pub(crate) struct Failover {
     pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) spool: Spool,
     pub(crate) frontend: FrontendId,
     pub(crate) streams: Arc<Streams>,
     pub(crate) lives: Arc<Lives>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Arc<FrontendMetrics>,
     pub(crate) rules: FailoverRules,
-    /// Usage of requests that no worker is left to report.
-    pub(crate) owed: Vec<UsageEvent>,
 }
 
 impl Failover {
     /// Runs until `end`.
-    pub(crate) async fn run(mut self, end: CancellationToken) {
+    pub(crate) async fn run(self, end: CancellationToken) {
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let is_over = tokio::select! {
+            tokio::select! {
                 biased;
-                () = end.cancelled() => true,
-                _ = ticks.tick() => false,
-            };
-            if !is_over {
-                self.turn().await;
+                () = end.cancelled() => return,
+                _ = ticks.tick() => {}
             }
-            self.report_usage().await;
-            if is_over {
-                return;
-            }
+            self.turn().await;
         }
     }
 
-    async fn turn(&mut self) {
+    async fn turn(&self) {
         self.ask_suspects().await;
         let lost = {
             let book = self.lives.look();
             self.streams.find(|stream| stream.cause_to_move(&book))
         };
-        for (stream, cause) in lost {
-            self.go_on(&stream, cause);
-        }
-        for stream in self.unanswered().await {
-            self.go_on(&stream, Cause::Unanswered);
-        }
+        let unanswered = self.unanswered().await.into_iter();
+        let lost = lost
+            .into_iter()
+            .chain(unanswered.map(|stream| (stream, Cause::Unanswered)));
+        let given_up: Vec<_> = lost
+            .filter(|(stream, cause)| !self.goes_on(stream, *cause))
+            .map(|(stream, _)| stream)
+            .collect();
+        self.give_up(&given_up).await;
         let unsent = self.streams.find(Stream::unsent);
         let sending = unsent
             .into_iter()
@@ -94,9 +88,8 @@ impl Failover {
             .buffer_unordered(AT_ONCE)
             .collect()
             .await;
-        for stream in sent.into_iter().flatten() {
-            self.give_up(&stream);
-        }
+        let refused: Vec<_> = sent.into_iter().flatten().collect();
+        self.give_up(&refused).await;
     }
 
     /// A silent worker's connection may be gone already: then nobody needs to wait out its silence.
@@ -143,30 +136,31 @@ impl Failover {
         }
     }
 
-    /// Begins the next attempt, or ends a stream that had all of them.
-    fn go_on(&mut self, stream: &Stream, cause: Cause) {
+    /// Begins the next attempt. False when the stream had all of them.
+    fn goes_on(&self, stream: &Stream, cause: Cause) -> bool {
         let request = stream.spec.request.request_id;
         self.metrics.failover(cause.name());
         match stream.begin_attempt(self.rules.max_attempts) {
             Begun::Attempt(attempt) => {
                 tracing::warn!(%request, attempt, cause = cause.name(), "a stream goes on elsewhere");
+                true
             }
             Begun::NoMore => {
                 tracing::error!(%request, cause = cause.name(), "every attempt was lost");
-                self.give_up(stream);
+                false
             }
-            Begun::Ended => {}
+            Begun::Ended => true,
         }
     }
 
-    fn give_up(&mut self, stream: &Stream) {
-        if self.owed.len() < MAX_OWED {
-            self.owed.push(self.usage(stream));
-        } else {
-            let request = stream.spec.request.request_id;
-            tracing::error!(%request, "its usage is lost: too many events wait for the bus");
+    /// Ends streams that no worker is left to end. Their bills are kept before their clients are told.
+    async fn give_up(&self, streams: &[Arc<Stream>]) {
+        let open = streams.iter().filter(|stream| !stream.has_ended());
+        let bills = open.map(|stream| message(&self.usage(stream)));
+        self.spool.keep(bills.collect()).await;
+        for stream in streams {
+            self.streams.give_up(stream.handle(), GivenUp::WorkersLost);
         }
-        self.streams.give_up(stream.handle(), GivenUp::WorkersLost);
     }
 
     /// Puts an attempt into the queue. Some when the queue will never take it.
@@ -217,23 +211,13 @@ impl Failover {
             finished_ms: self.clock.now_ms(),
         }
     }
+}
 
-    async fn report_usage(&mut self) {
-        while let Some(event) = self.owed.last() {
-            let subject = Subject::new(subjects::usage_subject(&event.tenant));
-            let id = subjects::usage_message_id(event.request_id);
-            let stored = self
-                .bus
-                .enqueue(StreamName::Usage, &subject, &id, encode_usage_event(event));
-            match stored.await {
-                Err(error) if error.is_retryable() => {
-                    tracing::warn!(%error, request = %event.request_id, "usage event not stored yet");
-                    return;
-                }
-                Err(error) => tracing::error!(%error, ?event, "usage event cannot be stored"),
-                Ok(_stored) => {}
-            }
-            self.owed.pop();
-        }
+fn message(event: &UsageEvent) -> SpoolMessage {
+    SpoolMessage {
+        stream: StreamName::Usage,
+        subject: Subject::new(subjects::usage_subject(&event.tenant)),
+        id: subjects::usage_message_id(event.request_id),
+        payload: encode_usage_event(event),
     }
 }

@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use vlinders_bus::{
-    Bus, Consumer, ConsumerSpec, Delivery, InProcessBus, InProcessLimits, StreamName, StreamRules, Subject,
-    Subscription,
+    Bus, Consumer, ConsumerSpec, Delivery, InProcessBus, InProcessLimits, MemorySpools, Spool, SpoolOptions,
+    StreamName, StreamRules, Subject, Subscription,
 };
 use vlinders_frontend::{
     Anonymous, Entropy, FrontendConfig, FrontendHandle, FrontendParts, InProcessLimiter, Limiter,
     ServedModels, start,
 };
-use vlinders_service_kit::{Clock, Metrics, Tasks};
+use vlinders_service_kit::{Clock, Metrics, Stage, Tasks};
 use vlinders_types::{
     Beacon, Cancel, Chunk, Epoch, FaultKind, Finish, FinishReason, ModelName, Pool, Request, RequestFault,
     StepBatch, TokenCounts, WorkerId,
@@ -104,9 +104,17 @@ impl World {
         let tasks = Tasks::new();
         let bus_is_up = Arc::new(AtomicBool::new(true));
         let is_up = Arc::clone(&bus_is_up);
+        let options = SpoolOptions::new(Arc::new(|| 0));
+        let spool = Spool::open(Arc::new(MemorySpools::default()), options).await;
+        let spool = spool.expect("memory can be written");
+        let sending = spool
+            .clone()
+            .run(bus.clone(), tasks.stopping(Stage::Flush), |_load| {});
+        tasks.spawn(Stage::Flush, "spool", sending);
         let parts = FrontendParts {
             bus: Arc::clone(&bus) as Arc<dyn Bus>,
             bus_is_up: Arc::new(move || is_up.load(Ordering::Relaxed)),
+            spool,
             models: ServedModels::new(vec![served_model()]).expect("names differ"),
             authenticator: Arc::new(Anonymous),
             limiter: setting.limiter,

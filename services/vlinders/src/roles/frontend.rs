@@ -45,6 +45,7 @@ async fn serve(settings: FrontendSettings) -> anyhow::Result<()> {
     let parts = FrontendParts {
         bus: Arc::clone(&process.bus) as _,
         bus_is_up: Arc::new(move || bus.is_up()),
+        spool: process.open_spool(&settings.spool).await?,
         models,
         authenticator: Arc::new(Anonymous),
         limiter: limiter(settings.rate, &process)?,

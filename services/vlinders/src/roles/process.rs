@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::net::TcpListener;
-use vlinders_bus::{NatsBus, NatsOptions};
+use vlinders_bus::{NatsBus, NatsOptions, Spool, SpoolUntil};
 use vlinders_service_kit::{
     Clock, HealthParts, Metrics, Probe, StopSignals, SystemClock, Tasks, serve_health,
 };
 
+use crate::spool::{SpoolParts, SpoolSettings, open_spool};
 use crate::watches::watch_bus;
 
 /// How long everything but running requests may take to stop.
@@ -137,6 +138,22 @@ impl Starting {
 }
 
 impl Process {
+    /// Opens the spool. Whoever holds it last lets its task end.
+    ///
+    /// # Errors
+    /// When nothing can be written there.
+    pub(super) async fn open_spool(&self, settings: &SpoolSettings) -> anyhow::Result<Spool> {
+        let parts = SpoolParts {
+            settings,
+            until: SpoolUntil::Stored,
+            bus: Arc::clone(&self.bus) as _,
+            tasks: &self.tasks,
+            metrics: &self.metrics,
+            clock: Arc::clone(&self.clock),
+        };
+        open_spool(parts).await
+    }
+
     /// Serves until a signal comes, then stops: running work has `drain`, everything else a little longer. A second
     /// signal ends all at once.
     ///

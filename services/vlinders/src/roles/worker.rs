@@ -41,6 +41,7 @@ async fn serve(role: Role, settings: WorkerSettings) -> anyhow::Result<()> {
     streams::make_missing(&*process.bus, settings.queue).await?;
     let surroundings = Surroundings {
         bus: Arc::clone(&process.bus) as _,
+        spool: process.open_spool(&settings.spool).await?,
         tasks: process.tasks.clone(),
         metrics: process.metrics.clone(),
         clock: Arc::clone(&process.clock),
@@ -55,7 +56,10 @@ async fn serve(role: Role, settings: WorkerSettings) -> anyhow::Result<()> {
         transports,
         drain_limit: settings.drain,
     };
-    surroundings.start(order).await.with_context(|| {
+    let started = surroundings.start(order).await;
+    // The worker has its spool, and when it is gone nobody has.
+    drop(surroundings);
+    started.with_context(|| {
         let folder = settings.kv_socket_dir.display();
         format!(
             "the worker cannot start with --kv-listen {} and --kv-socket-dir {folder}",

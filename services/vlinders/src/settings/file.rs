@@ -14,6 +14,7 @@ const KEYS: &[(&str, &str)] = &[
     ("server.allow_anonymous", "allow_anonymous"),
     ("server.drain_s", "drain_s"),
     ("server.data_dir", "data_dir"),
+    ("server.spool_sync_ms", "spool_sync_ms"),
     ("logging.level", "log_level"),
     ("logging.format", "log_format"),
     ("health.listen", "health_listen"),

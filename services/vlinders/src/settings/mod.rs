@@ -20,5 +20,5 @@ pub(crate) use roles::{
     FrontendArgs, FrontendSettings, RateSettings, UsageRoleArgs, UsageRoleSettings, WorkerArgs,
     WorkerSettings,
 };
-pub(crate) use stores::{DatabaseArgs, data_dir};
+pub(crate) use stores::{DatabaseArgs, SpoolArgs, data_dir};
 pub(crate) use up::{UpArgs, UpRole, UpSettings};

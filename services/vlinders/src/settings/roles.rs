@@ -14,8 +14,9 @@ use vlinders_worker::Role;
 use super::stores::{chain, secret_from_environment};
 use super::{
     BackendKind, DatabaseArgs, EngineArgs, EngineSettings, LogSettings, ModelArgs, ModelChoice, NatsArgs,
-    ProcessArgs, QueueArgs, QueueSettings,
+    ProcessArgs, QueueArgs, QueueSettings, SpoolArgs,
 };
+use crate::spool::SpoolSettings;
 
 /// A day.
 const DRAIN_S: u64 = 24 * 3600;
@@ -67,6 +68,8 @@ pub(crate) struct FrontendArgs {
     #[arg(long, env = "DRAIN_S", value_name = "SECONDS", default_value = "300")]
     drain_s: Given<u64>,
     #[command(flatten)]
+    spool: SpoolArgs,
+    #[command(flatten)]
     process: ProcessArgs,
 }
 
@@ -106,6 +109,7 @@ pub(crate) struct FrontendSettings {
     pub(crate) queue: QueueSettings,
     pub(crate) rate: RateSettings,
     pub(crate) drain: Duration,
+    pub(crate) spool: SpoolSettings,
     pub(crate) log: LogSettings,
 }
 
@@ -135,6 +139,7 @@ impl FrontendArgs {
             queue: self.queue.read(checks_of),
             rate: self.rate(checks_of),
             drain: Duration::from_secs(checks_of.number("drain_s", &self.drain_s, 0..=DRAIN_S)),
+            spool: self.spool.read(checks_of),
             log: self.process.read(checks_of),
         };
         checks.finish()?;
@@ -225,6 +230,8 @@ pub(crate) struct WorkerArgs {
     #[arg(long, env = "DRAIN_S", value_name = "SECONDS", default_value = "30")]
     drain_s: Given<u64>,
     #[command(flatten)]
+    spool: SpoolArgs,
+    #[command(flatten)]
     process: ProcessArgs,
 }
 
@@ -273,6 +280,7 @@ pub(crate) struct WorkerSettings {
     pub(crate) kv_socket_dir: PathBuf,
     pub(crate) health_listen: SocketAddr,
     pub(crate) drain: Duration,
+    pub(crate) spool: SpoolSettings,
     pub(crate) log: LogSettings,
 }
 
@@ -319,6 +327,7 @@ impl WorkerArgs {
                 .value("health_listen", &self.health_listen)
                 .unwrap_or_else(local),
             drain: Duration::from_secs(checks.number("drain_s", &self.drain_s, 0..=DRAIN_S)),
+            spool: self.spool.read(&mut checks),
             log: self.process.read(&mut checks),
             name,
             engine,

@@ -2,12 +2,20 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
+use vlinders_bus::SpoolSync;
 use vlinders_ledger::PostgresOptions;
 use vlinders_service_kit::{Checks, Given};
 
+use crate::spool::SpoolSettings;
+
 const CONNECTIONS: usize = 1000;
+/// An hour.
+const SYNC_MS: u64 = 3_600_000;
+/// Not that of `vlinders up`, whose usage belongs into a ledger of its own.
+const CLUSTER_SPOOL: &str = "cluster-spool";
 
 /// Flags of the Postgres ledger.
 #[derive(Args, Clone, Debug)]
@@ -48,6 +56,37 @@ impl DatabaseArgs {
                 checks.fault("database_url", chain(&error));
                 None
             }
+        }
+    }
+}
+
+/// Flags of processes that bill.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct SpoolArgs {
+    /// Folder on a local disk that holds usage until NATS has it, the same for all processes of one installation on a host
+    /// [default: $XDG_DATA_HOME/vlinders or ~/.local/share/vlinders]
+    #[arg(long, env = "DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Milliseconds until usage in that folder survives a loss of power too; 0 makes answers wait for the disk
+    #[arg(long, env = "SPOOL_SYNC_MS", value_name = "MS", default_value = "200")]
+    spool_sync_ms: Given<u64>,
+}
+
+impl SpoolArgs {
+    /// Where and how usage is spooled.
+    pub(crate) fn read(&self, checks: &mut Checks) -> SpoolSettings {
+        let folder = data_dir(self.data_dir.as_ref());
+        let folder = folder.unwrap_or_else(|_| {
+            checks.fault("data_dir", "is missing, and there is no home folder to use");
+            PathBuf::new()
+        });
+        let sync = match checks.number("spool_sync_ms", &self.spool_sync_ms, 0..=SYNC_MS) {
+            0 => SpoolSync::BeforeKept,
+            pause => SpoolSync::Every(Duration::from_millis(pause)),
+        };
+        SpoolSettings {
+            folder: folder.join(CLUSTER_SPOOL),
+            sync,
         }
     }
 }
