@@ -167,12 +167,16 @@ impl Cluster {
         launch.map_or_else(|error| error.to_string(), |launch| launch.command_line())
     }
 
-    /// Everything it has logged.
+    /// Everything every process has logged, by name.
     ///
     /// # Errors
-    /// When there is no such process.
-    pub fn log(&self, name: &str) -> anyhow::Result<String> {
-        Ok(std::fs::read_to_string(&self.member(name)?.launch.log)?)
+    /// When a log cannot be read.
+    pub fn logs(&self) -> anyhow::Result<Vec<(&str, String)>> {
+        let logs = self.members.iter().map(|(name, member)| {
+            let log = std::fs::read(&member.launch.log)?;
+            Ok((name.as_str(), String::from_utf8_lossy(&log).into_owned()))
+        });
+        logs.collect()
     }
 
     /// The metrics of one process.
@@ -327,8 +331,8 @@ impl Cluster {
                 }
             }
         }
-        for name in self.members.keys() {
-            if self.log(name)?.contains("panicked at") {
+        for (name, log) in self.logs()? {
+            if log.contains("panicked at") {
                 faults.push(format!("{name} panicked"));
             }
         }

@@ -50,8 +50,8 @@ pub struct Load {
 #[derive(Default)]
 struct Board {
     is_over: AtomicBool,
-    /// Streams that have heard something and not the end.
-    streaming: AtomicUsize,
+    /// Streams that have heard something, whether they are over or not.
+    begun: AtomicUsize,
     answered: AtomicUsize,
 }
 
@@ -101,14 +101,14 @@ impl Load {
         self.board.answered.load(Ordering::Relaxed)
     }
 
-    /// Waits until so many streams run at once.
+    /// Waits until so many streams have heard something.
     ///
     /// # Errors
     /// When they do not for a long while.
-    pub async fn streaming(&self, streams: usize) -> anyhow::Result<()> {
+    pub async fn streams_begun(&self, streams: usize) -> anyhow::Result<()> {
         until(async || {
-            let now = self.board.streaming.load(Ordering::Relaxed);
-            ensure!(now >= streams, "{now} of {streams} streams run");
+            let now = self.board.begun.load(Ordering::Relaxed);
+            ensure!(now >= streams, "{now} of {streams} streams have begun");
             Ok(())
         })
         .await
@@ -216,18 +216,11 @@ async fn listen(stream: &mut EventStream, heard: &mut Heard, board: &Board) -> a
     if !stream.advance().await? {
         return Ok(());
     }
-    board.streaming.fetch_add(1, Ordering::Relaxed);
+    board.begun.fetch_add(1, Ordering::Relaxed);
     let mut last = Instant::now();
-    let ended = loop {
-        match stream.advance().await {
-            Ok(true) => {
-                heard.longest_gap = heard.longest_gap.max(last.elapsed());
-                last = Instant::now();
-            }
-            Ok(false) => break Ok(()),
-            Err(error) => break Err(error),
-        }
-    };
-    board.streaming.fetch_sub(1, Ordering::Relaxed);
-    ended
+    while stream.advance().await? {
+        heard.longest_gap = heard.longest_gap.max(last.elapsed());
+        last = Instant::now();
+    }
+    Ok(())
 }

@@ -119,8 +119,8 @@ fn run(args: &Args) -> anyhow::Result<bool> {
             again = tokio::signal::ctrl_c() => again.map_err(Into::into).and(Err(anyhow::anyhow!("killed"))),
         };
         match &stopped {
-            Ok(()) => println!("every process ended with 0"),
-            Err(fault) => println!("not every process ended with 0: {fault:#}"),
+            Ok(()) => println!("all that still ran ended with 0"),
+            Err(fault) => println!("not all ended with 0: {fault:#}"),
         }
         if args.keep {
             println!("logs: {}", cluster.keep().display());

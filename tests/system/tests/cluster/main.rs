@@ -1,6 +1,65 @@
 //! Tests of the roles as processes of their own, with real servers between them: one file for each topic.
 
+mod bad_start;
+mod crowd;
+mod outages;
+mod scaling;
 mod servers;
+mod subjects;
+mod workers;
+
+use anyhow::ensure;
+use vlinders_system_tests::{Client, Cluster, History, Load, Plan, Reference, Role, until};
 
 /// Tests end with the first thing that is not as it should be.
 type Checked = anyhow::Result<()>;
+
+/// All processes share the machine, and threads that wait for one another are slow on a busy one.
+const ONE_THREAD: [&str; 4] = ["--backend", "cpu", "--threads", "1"];
+
+/// The demo model on CPU kernels.
+fn plan() -> Plan {
+    Plan::new().with_worker_arguments(&ONE_THREAD)
+}
+
+/// Waits until everything asked for has been answered and billed, stops the cluster and judges.
+async fn judged(mut cluster: Cluster, load: Load, reference: &Reference) -> anyhow::Result<History> {
+    let heard = load.end().await?;
+    cluster.settled().await?;
+    until(async || {
+        let rows = cluster.rows().await?.len();
+        ensure!(rows >= heard.len(), "{rows} rows of {} requests", heard.len());
+        Ok(())
+    })
+    .await?;
+    cluster.stop().await?;
+    for (name, log) in cluster.logs()? {
+        let told = subjects::WORDS.iter().find(|word| log.contains(**word));
+        ensure!(told.is_none(), "the log of {name} holds {told:?}");
+    }
+    // Read again: whatever a process still had to say about usage, it has said by now.
+    let rows = cluster.rows().await?;
+    let history = History { heard, rows };
+    println!(
+        "{} requests, {} refusals, longest silence {} ms",
+        history.heard.len(),
+        history.refusals(),
+        history.longest_gap().as_millis()
+    );
+    history.check(reference)?;
+    Ok(history)
+}
+
+/// The sum over all processes of a role of the samples with this label.
+async fn counted(cluster: &Cluster, role: Role, name: &str, label: &str) -> anyhow::Result<f64> {
+    let all = cluster.metrics_of(role).await?;
+    Ok(all
+        .iter()
+        .map(|(_, samples)| samples.sum_where(name, label))
+        .sum())
+}
+
+/// The next of these clients, in turn.
+fn in_turn(clients: &[Client], index: usize) -> &Client {
+    &clients[index % clients.len()]
+}

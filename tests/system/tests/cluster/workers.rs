@@ -1,0 +1,137 @@
+//! Workers that are killed or asked to leave while they have work.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::ensure;
+use vlinders_system_tests::{Cluster, History, Load, Plan, Reference, Role, until};
+
+use crate::{Checked, ONE_THREAD, counted, in_turn, judged, plan, subjects};
+
+const STREAMS: usize = 20;
+/// Silence of a worker that makes a frontend look elsewhere: who leaves in peace makes nobody wait for that.
+const TIMEOUT: Duration = Duration::from_secs(3);
+/// Why a frontend gave up an attempt, as its metric says.
+const REASONS: [&str; 6] = [
+    "silent",
+    "no_responders",
+    "restarted",
+    "gap",
+    "hand_over",
+    "unanswered",
+];
+
+/// How a worker goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Goes {
+    Killed,
+    Asked,
+}
+
+/// Twenty streams run, and a decode worker goes while it has some of them.
+async fn a_decode_worker_goes(how: Goes, plan: Plan) -> anyhow::Result<History> {
+    let subjects = subjects::lengthy();
+    let reference = Reference::of(&subjects, &ONE_THREAD).await?;
+    let mut cluster = Cluster::start(plan).await?;
+    let frontends = cluster.frontends()?;
+    let mut load = Load::new(&subjects);
+    for client in 0..STREAMS {
+        load.ask(in_turn(&frontends, client / 4), client % subjects.len(), true);
+    }
+    load.streams_begun(STREAMS).await?;
+    let lost = cluster.names(Role::Decode)[0].clone();
+    goes(&mut cluster, &lost, how, STREAMS, &load).await?;
+    judged(cluster, load, &reference).await
+}
+
+/// Twenty streams run and clients come with long prompts; a prefill worker goes while it has some of these.
+async fn a_prefill_worker_goes(how: Goes) -> anyhow::Result<History> {
+    let mut subjects = subjects::long_prompts();
+    let prompts = subjects.len();
+    subjects.extend(subjects::lengthy());
+    let reference = Reference::of(&subjects, &ONE_THREAD).await?;
+    // With room for few, so that no worker takes all there are.
+    let plan = plan().with_arguments(Role::Prefill, &["--max-num-seqs", "4"]);
+    let mut cluster = Cluster::start(plan).await?;
+    let frontends = cluster.frontends()?;
+    let mut load = Load::new(&subjects);
+    for client in 0..STREAMS {
+        load.ask(in_turn(&frontends, client / 4), prompts + client % 4, true);
+    }
+    load.streams_begun(STREAMS).await?;
+    for client in 0..4 * prompts {
+        load.ask(in_turn(&frontends, client), client % prompts, true);
+    }
+    let lost = cluster.names(Role::Prefill)[0].clone();
+    goes(&mut cluster, &lost, how, STREAMS + 4 * prompts, &load).await?;
+    judged(cluster, load, &reference).await
+}
+
+/// Waits until this worker has work, makes it go, and waits until all of the asked have their answers.
+async fn goes(cluster: &mut Cluster, name: &str, how: Goes, asked: usize, load: &Load) -> Checked {
+    let had = until(async || {
+        let had = cluster.metrics(name).await?.sum("vlinders_sequences_running")?;
+        ensure!(had >= 1.0, "{name} has nothing to do");
+        Ok(had)
+    })
+    .await?;
+    match how {
+        Goes::Killed => cluster.kill(name)?,
+        Goes::Asked => cluster.signal(name, "TERM")?,
+    }
+    let answered = load.answered();
+    ensure!(answered < asked, "every stream was over");
+    load.answers(asked - answered).await?;
+    if how == Goes::Asked {
+        let status = cluster.end(name).await?;
+        ensure!(status.success(), "{name} ended with {status}");
+    }
+    let moved = failovers(cluster).await?;
+    println!("{name} had {had} sequences, {answered} streams were over; attempts given up: {moved:?}");
+    Ok(())
+}
+
+/// Attempts given up, by reason.
+async fn failovers(cluster: &Cluster) -> anyhow::Result<BTreeMap<&'static str, f64>> {
+    let mut all = BTreeMap::new();
+    for reason in REASONS {
+        let label = format!("reason=\"{reason}\"");
+        let count = counted(cluster, Role::Frontend, "vlinders_failovers_total", &label).await?;
+        if count > 0.0 {
+            all.insert(reason, count);
+        }
+    }
+    Ok(all)
+}
+
+fn nobody_waited(history: &History) -> Checked {
+    let gap = history.longest_gap();
+    ensure!(
+        gap < TIMEOUT,
+        "a stream was silent for {} ms: somebody waited for a timeout",
+        gap.as_millis()
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_decode_worker_that_is_killed_loses_no_stream() -> Checked {
+    a_decode_worker_goes(Goes::Killed, plan()).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_decode_worker_that_is_asked_to_leave_ends_its_streams_first() -> Checked {
+    nobody_waited(&a_decode_worker_goes(Goes::Asked, plan()).await?)
+}
+
+#[tokio::test]
+async fn a_prefill_worker_that_is_killed_loses_no_stream() -> Checked {
+    a_prefill_worker_goes(Goes::Killed).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_prefill_worker_that_is_asked_to_leave_loses_no_stream() -> Checked {
+    nobody_waited(&a_prefill_worker_goes(Goes::Asked).await?)
+}
