@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use futures::StreamExt;
 use tokio::sync::mpsc;
 use vlinders_bus::{Bus, Confirmation, Spool, SpoolMessage, StreamName, Subject};
 use vlinders_service_kit::{Stage, Tasks};
@@ -21,6 +22,8 @@ use crate::teeth::bites;
 pub(crate) const NOTES: usize = 1024;
 /// Acknowledgements that wait.
 const SETTLEMENTS: usize = 8192;
+/// Acknowledgements on their way. One after the other, a queue would fill with requests long done.
+const SETTLED_AT_ONCE: usize = 64;
 
 /// A delivery to acknowledge.
 struct Settlement {
@@ -122,14 +125,71 @@ fn message(event: &UsageEvent) -> SpoolMessage {
     }
 }
 
+/// Acknowledges many at once: each waits for its bill and for a word of the queue, none for another.
 async fn settle(jobs: Arc<Jobs>, mut lane: mpsc::Receiver<Settlement>) {
-    while let Some(Settlement { job, bill }) = lane.recv().await {
+    let settlements = futures::stream::poll_fn(|context| lane.poll_recv(context));
+    let settle_one = async |Settlement { job, bill }| {
         if let Some(bill) = bill
             && !bill.is_stored().await
         {
             // It stays in the spool, and the delivery in the queue: whoever gets it again bills it under the same id.
-            continue;
+            return;
         }
         jobs.settle(job).await;
+    };
+    settlements.for_each_concurrent(SETTLED_AT_ONCE, settle_one).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use async_trait::async_trait;
+    use tokio::sync::oneshot;
+    use vlinders_bus::{BusError, DeliveryControl};
+
+    use super::*;
+
+    /// A delivery whose acknowledgement is heard, or never answered.
+    struct Delivery {
+        acknowledged: std::sync::Mutex<Option<oneshot::Sender<()>>>,
+    }
+
+    #[async_trait]
+    impl DeliveryControl for Delivery {
+        async fn ack(&self) -> Result<(), BusError> {
+            let acknowledged = self.acknowledged.lock().unwrap().take();
+            match acknowledged {
+                Some(acknowledged) => acknowledged.send(()).unwrap(),
+                None => std::future::pending().await,
+            }
+            Ok(())
+        }
+        async fn progress(&self) -> Result<(), BusError> {
+            Ok(())
+        }
+        async fn give_back(&self, _delay: Duration) -> Result<(), BusError> {
+            Ok(())
+        }
+        async fn terminate(&self) -> Result<(), BusError> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_acknowledgement_without_an_answer_holds_up_no_other() {
+        let (jobs, (settlements, lane)) = (Arc::new(Jobs::default()), mpsc::channel(8));
+        let (heard, mut hears) = oneshot::channel();
+        for acknowledged in [None, Some(heard)] {
+            let acknowledged = acknowledged.into();
+            let job = jobs.open(Box::new(Delivery { acknowledged }));
+            settlements.send(Settlement { job, bill: None }).await.unwrap();
+        }
+        let settling = settle(jobs, lane);
+        tokio::select! {
+            () = settling => panic!("the lane is open"),
+            heard = &mut hears => heard.unwrap(),
+            () = tokio::time::sleep(Duration::from_secs(3600)) => panic!("the second one waits for the first"),
+        }
     }
 }

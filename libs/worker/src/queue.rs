@@ -32,7 +32,7 @@ pub(crate) struct Jobs {
 }
 
 impl Jobs {
-    fn open(&self, control: Box<dyn DeliveryControl>) -> JobId {
+    pub(crate) fn open(&self, control: Box<dyn DeliveryControl>) -> JobId {
         let job = JobId(self.next.fetch_add(1, Ordering::Relaxed));
         self.lock().insert(job, Arc::from(control));
         job
