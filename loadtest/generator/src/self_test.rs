@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
@@ -11,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::arguments::Arguments;
 use crate::client::Network;
@@ -20,10 +22,13 @@ use crate::round::Alarm;
 use crate::session::carry_out;
 
 const CHUNKS: usize = 128;
-/// The rates for which the share of a core is told: what a good server of two cores delivers.
-const USUAL_CHUNKS_PER_S: f64 = 220_000.0;
-const USUAL_REQUESTS_PER_S: f64 = 6_000.0;
+const STREAMS: u32 = 64;
+/// What a good server of two cores delivers: the cost is told at these rates.
+const CHUNKS_PER_S: u32 = 220_000;
+const REQUESTS_PER_S: u32 = 6_000;
 const MOST_REQUEST_BYTES: usize = 1 << 20;
+/// In the body of a request whose stream shall keep its pace; without it, it comes as fast as it can.
+const PACED: &[u8] = b"\"paced\":true";
 
 /// Measures for some seconds.
 ///
@@ -31,30 +36,29 @@ const MOST_REQUEST_BYTES: usize = 1 << 20;
 /// When there is no port or no thread to be had.
 pub fn self_test() -> anyhow::Result<String> {
     let server = CannedServer::start().context("the trivial server does not start")?;
-    let whole = measure(&server, "--concurrency 32 --prompts repeated")?;
-    let streamed = measure(&server, "--concurrency 64 --stream")?;
-    let mut told =
-        String::from("vlinders-loadtest against a trivial server in the same process, one thread each:\n");
-    for (what, per_s, usual, round) in [
+    let whole = measure(&server, &format!("--rate {REQUESTS_PER_S}"))?;
+    let most_whole = measure(&server, "--concurrency 32 --prompts repeated")?;
+    let streams = format!("--concurrency {STREAMS} --stream");
+    let paced = measure(&server, &format!("{streams} --extra-body {{\"paced\":true}}"))?;
+    let most_chunks = measure(&server, &streams)?;
+    let mut told = String::from("against a trivial server in the same process, one thread each:\n");
+    for (what, per_s, cores, most_per_s) in [
         (
             "whole answers",
             whole.throughput.requests_per_s,
-            USUAL_REQUESTS_PER_S,
-            &whole,
+            whole.generator.cores,
+            most_whole.throughput.requests_per_s,
         ),
         (
             "stream chunks",
-            streamed.throughput.chunks_per_s,
-            USUAL_CHUNKS_PER_S,
-            &streamed,
+            paced.throughput.chunks_per_s,
+            paced.generator.cores,
+            most_chunks.throughput.chunks_per_s,
         ),
     ] {
-        let cost_s = round.generator.cores / per_s;
         let _ = writeln!(
             told,
-            "{what}: {per_s:.0}/s; each costs the generator {:.2} µs of CPU, so {usual:.0}/s take {:.2} cores",
-            1e6 * cost_s,
-            usual * cost_s
+            "{what}: {per_s:>7.0}/s take {cores:.2} cores; {most_per_s:>7.0}/s as fast as the two can"
         );
     }
     Ok(told)
@@ -95,7 +99,10 @@ impl CannedServer {
             .enable_all()
             .build()?;
         let (stop, stopped) = oneshot::channel();
-        let body = move || runtime.block_on(serve(listener, stopped));
+        let body = move || {
+            // Nobody waits for a server that fails: the measurement tells it.
+            let _ = runtime.block_on(serve(listener, stopped));
+        };
         let thread = std::thread::Builder::new()
             .name("canned server".to_owned())
             .spawn(body)?;
@@ -118,24 +125,36 @@ impl Drop for CannedServer {
     }
 }
 
-async fn serve(listener: std::net::TcpListener, stopped: oneshot::Receiver<()>) {
-    let Ok(listener) = TcpListener::from_std(listener) else {
-        return;
-    };
+async fn serve(listener: std::net::TcpListener, stopped: oneshot::Receiver<()>) -> io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
+    let (step, steps) = watch::channel(());
     let mut connections = JoinSet::new();
     let accepting = async {
         while let Ok((stream, _)) = listener.accept().await {
-            connections.spawn(answer_all(stream));
+            connections.spawn(answer_all(stream, steps.clone()));
         }
     };
     tokio::select! {
         () = accepting => {}
+        () = keep_pace(Alarm::exact()?, step) => {}
         _ = stopped => {}
+    }
+    Ok(())
+}
+
+/// A step at a time, at which every paced stream gets a chunk, as from a batch of an engine.
+async fn keep_pace(mut alarm: Alarm, step: watch::Sender<()>) {
+    let pause = Duration::from_secs_f64(f64::from(STREAMS) / f64::from(CHUNKS_PER_S));
+    let mut due = Instant::now();
+    loop {
+        alarm.until(due).await;
+        step.send_replace(());
+        due += pause;
     }
 }
 
 /// Until the client closes the connection or sends nonsense.
-async fn answer_all(mut stream: TcpStream) -> io::Result<()> {
+async fn answer_all(mut stream: TcpStream, mut steps: watch::Receiver<()>) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let canned = Canned::new();
     let mut request = Vec::new();
@@ -148,7 +167,8 @@ async fn answer_all(mut stream: TcpStream) -> io::Result<()> {
                 return Ok(());
             }
         };
-        let is_streamed = memchr::memmem::find(&request[..length], b"\"stream\":true").is_some();
+        let has = |words: &[u8]| memchr::memmem::find(&request[..length], words).is_some();
+        let (is_streamed, is_paced) = (has(b"\"stream\":true"), has(PACED));
         request.drain(..length);
         if !is_streamed {
             stream.write_all(&canned.whole).await?;
@@ -156,9 +176,13 @@ async fn answer_all(mut stream: TcpStream) -> io::Result<()> {
         }
         stream.write_all(&canned.head).await?;
         for _ in 0..CHUNKS {
+            if is_paced {
+                steps.changed().await.map_err(io::Error::other)?;
+            } else {
+                // Every stream gets a chunk before one gets its next.
+                tokio::task::yield_now().await;
+            }
             stream.write_all(&canned.chunk).await?;
-            // Every stream gets a chunk before one gets its next, as from a batch of an engine.
-            tokio::task::yield_now().await;
         }
         stream.write_all(&canned.end).await?;
     }

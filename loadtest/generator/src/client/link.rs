@@ -2,7 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Context, Waker};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use tokio::task::coop::has_budget_remaining;
 
 use super::network::Stream;
 
@@ -69,7 +70,7 @@ impl Link {
     /// Whether it can carry another request, as far as is known here. What the server has done meanwhile is looked at.
     pub(crate) fn is_open(&mut self) -> bool {
         if let Some(connection) = &mut self.connection {
-            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            let mut context = Context::from_waker(Waker::noop());
             if connection.as_mut().poll(&mut context).is_ready() {
                 self.connection = None;
             }
@@ -88,10 +89,16 @@ async fn drive<T>(connection: &mut Option<Pin<Box<Connection>>>, wanted: impl Fu
             // Whatever was wrong, the request or the body tells it.
             *connection = None;
         }
-        match wanted.as_mut().poll(context) {
-            Poll::Ready(done) => Poll::Ready(done),
-            Poll::Pending => Poll::Pending,
-        }
+        // What is wanted comes from the connection, which was just polled: whatever it has brought is here now, and it
+        // wakes this task when there is more. A second wake-up would only cost a second poll for each chunk. A task that
+        // has used up its turn is woken by whatever it polls next, so then the waker must be its own.
+        let mut quiet = Context::from_waker(Waker::noop());
+        let is_woken_by_connection = connection.is_some() && has_budget_remaining();
+        wanted.as_mut().poll(if is_woken_by_connection {
+            &mut quiet
+        } else {
+            context
+        })
     })
     .await
 }

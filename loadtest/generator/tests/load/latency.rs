@@ -134,7 +134,7 @@ async fn rates_are_those_of_the_time_measured() {
 /// end of the warm-up and the moment when it is noticed.
 #[tokio::test]
 async fn whether_a_request_counts_is_decided_by_when_it_is_due() {
-    let server = Server::new(|seen| Reply::chat(seen, 1));
+    let server = Server::new(|seen| Reply::chat(seen, 1).after(ms(5)));
     let words =
         "--model m --tokens-per-word 1 --prompt-tokens 1 --rate 20000 --warm-up 10300us --duration 20ms";
     let (_stop, stops) = watch::channel(false);
