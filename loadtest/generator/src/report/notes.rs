@@ -10,14 +10,17 @@ const LATE_MS: f64 = 5.0;
 /// More tokens in a chunk than this: gaps say little about tokens.
 const COALESCED: f64 = 1.05;
 
+/// When gaps between chunks are not gaps between tokens. Several loads have a column for it.
+pub(super) fn note_on_chunks(round: &RoundReport) -> Option<String> {
+    let per_chunk = round.tokens.per_chunk_mean.filter(|tokens| *tokens > COALESCED)?;
+    Some(format!(
+        "a chunk carries {per_chunk:.2} tokens; gaps lie between chunks, not tokens"
+    ))
+}
+
 /// One sentence each.
 pub(super) fn notes(settings: &Settings, round: &RoundReport) -> Vec<String> {
     let mut notes = Vec::new();
-    if let Some(per_chunk) = round.tokens.per_chunk_mean.filter(|tokens| *tokens > COALESCED) {
-        notes.push(format!(
-            "a chunk carries {per_chunk:.2} tokens; gaps lie between chunks, not tokens"
-        ));
-    }
     if round.tokens.answers_without_usage > 0 && settings.stream {
         notes.push("answers without usage: every chunk with content counts as one token".to_owned());
     }

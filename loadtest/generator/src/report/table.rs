@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::notes::notes;
+use super::notes::{note_on_chunks, notes};
 use super::shape::{Goodput, LoadReport, Quantiles, Report, RoundReport, Settings, WatchReport};
 
 const COLUMNS: [&str; 7] = ["mean", "p50", "p90", "p95", "p99", "p99.9", "max"];
@@ -79,7 +79,7 @@ fn one_round(settings: &Settings, round: &RoundReport) -> String {
         &format!("{:.2} cores", round.generator.cores),
     );
     failure_lines(&mut text, round);
-    for note in notes(settings, round) {
+    for note in note_on_chunks(round).into_iter().chain(notes(settings, round)) {
         line(&mut text, "note", &note);
     }
     text
@@ -205,8 +205,8 @@ fn failure_lines(text: &mut String, round: &RoundReport) {
 fn many_rounds(settings: &Settings, rounds: &[RoundReport]) -> String {
     let (mut heads, mut units) = (vec!["load", "req/s", "out tok/s"], vec!["", "", ""]);
     if settings.stream {
-        heads.extend(["TTFT p50", "p99", "gap p50", "p99"]);
-        units.extend(["ms", "ms", "ms", "ms"]);
+        heads.extend(["tok/chunk", "TTFT p50", "p99", "gap p50", "p99"]);
+        units.extend(["", "ms", "ms", "ms", "ms"]);
     }
     heads.extend(["e2e p50", "p99", "failed"]);
     units.extend(["ms", "ms", ""]);
@@ -299,6 +299,8 @@ fn cells(settings: &Settings, round: &RoundReport) -> Vec<String> {
     let latency = &round.latency;
     let mut times = Vec::new();
     if settings.stream {
+        let per_chunk = round.tokens.per_chunk_mean;
+        cells.push(per_chunk.map_or("-".to_owned(), |tokens| format!("{tokens:.2}")));
         times.extend([latency.ttft_ms, latency.itl_ms]);
     }
     times.push(latency.e2e_ms);
