@@ -82,7 +82,8 @@ impl Launch {
         };
         let mut variables = vec![
             ("HOME".to_owned(), folder(name)?),
-            ("DATA_DIR".to_owned(), folder(name)?),
+            // One for all, as on any host: neighbours send what a killed process has not.
+            ("DATA_DIR".to_owned(), folder("data")?),
         ];
         let mut set = |name: &str, value: &str| variables.push((name.to_owned(), value.to_owned()));
         match role {
