@@ -11,7 +11,7 @@ use vlinders_types::{Hello, RequestId};
 
 use crate::frames::{Attach, Frame, HelloFrame};
 use crate::hand_off::{HandOff, Terms};
-use crate::pull::PullOrder;
+use crate::pull::{PullOrder, PullReport};
 use crate::quarantine::Quarantine;
 use crate::ticket::{self, Claim};
 use crate::{
@@ -149,7 +149,15 @@ impl Endpoint {
     /// # Errors
     /// Why the blocks are not here, and whether the destination blocks may be used again at once.
     pub async fn pull(&self, order: PullOrder) -> Result<Bytes, PullError> {
-        crate::pull::pull(&self.core, &self.transports, order).await
+        self.pull_reported(order, &mut PullReport::default()).await
+    }
+
+    /// The same, and tells what was done, whether it was enough or not.
+    ///
+    /// # Errors
+    /// As [`pull`](Self::pull).
+    pub async fn pull_reported(&self, order: PullOrder, report: &mut PullReport) -> Result<Bytes, PullError> {
+        crate::pull::pull(&self.core, &self.transports, order, report).await
     }
 
     /// Waits until no transfer of this request's attempt can touch blocks of this pool any more: after a

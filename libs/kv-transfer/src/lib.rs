@@ -53,7 +53,7 @@ pub use frames::{
 };
 pub use gate::{Gate, Pass};
 pub use mem::MemTransport;
-pub use pull::PullOrder;
+pub use pull::{PullOrder, PullReport};
 pub use session::{ReadPass, Session};
 #[cfg(target_os = "linux")]
 pub use shm::{ShmOptions, ShmTransport};

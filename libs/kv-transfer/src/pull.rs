@@ -31,10 +31,20 @@ pub struct PullOrder {
     pub destination: Vec<BlockId>,
 }
 
+/// What a pull has done, however it ended. Of a dropped one it tells nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PullReport {
+    /// By which transport the source was reached.
+    pub transport: Option<&'static str>,
+    /// Bytes of blocks that arrived and were verified.
+    pub bytes: u64,
+}
+
 pub(crate) async fn pull(
     core: &Arc<Core>,
     transports: &[Arc<dyn KvTransport>],
     order: PullOrder,
+    report: &mut PullReport,
 ) -> Result<Bytes, PullError> {
     let failed = |kind| PullError {
         kind,
@@ -55,7 +65,10 @@ pub(crate) async fn pull(
         label: "dropped",
     };
     let link = match connect(core, transports, &order.peer).await {
-        Ok(link) => link,
+        Ok((transport, link)) => {
+            report.transport = Some(transport);
+            link
+        }
         Err(kind) => {
             return Err(PullError {
                 quiesced: open.finish(kind.label()),
@@ -66,6 +79,7 @@ pub(crate) async fn pull(
     let mut puller = Puller::new(core, order, block_count, link, &open.gate);
     let result = puller.run().await;
     let (settled, last) = (puller.is_settled(), puller.last.take());
+    report.bytes = puller.pulled_bytes;
     // The link goes first: what it still reads ends by that.
     drop(puller);
     match result {
@@ -131,11 +145,11 @@ async fn connect(
     core: &Core,
     transports: &[Arc<dyn KvTransport>],
     peer: &Hello,
-) -> Result<Box<dyn Link>, PullErrorKind> {
+) -> Result<(&'static str, Box<dyn Link>), PullErrorKind> {
     for (transport, address) in in_common(transports, peer) {
         let (name, worker) = (transport.name(), &peer.worker);
         match timeout(core.config.heartbeat(), transport.connect(peer, address)).await {
-            Ok(Ok(link)) => return Ok(link),
+            Ok(Ok(link)) => return Ok((name, link)),
             // Not meant to reach this peer, which is no failure.
             Ok(Err(error @ TransportError::Unreachable { .. })) => {
                 tracing::debug!(transport = name, peer = %worker, %error, "kv transfer tries the next transport");

@@ -26,6 +26,8 @@ pub(crate) struct Puller<'a> {
     limit_at: Instant,
     /// The source's last state, once it has come.
     pub(crate) last: Option<Bytes>,
+    /// Verified so far.
+    pub(crate) pulled_bytes: u64,
 }
 
 impl<'a> Puller<'a> {
@@ -49,6 +51,7 @@ impl<'a> Puller<'a> {
             spoke_at: now,
             limit_at: now + core.config.limit,
             last: None,
+            pulled_bytes: 0,
         }
     }
 
@@ -158,6 +161,7 @@ impl<'a> Puller<'a> {
         }
         self.step(Event::Verified)?;
         let bytes = reads.len() as u64 * self.core.memory.block_bytes() as u64;
+        self.pulled_bytes += bytes;
         self.core.count(|counts| counts.pulled_bytes += bytes);
         Ok(is_last)
     }

@@ -33,6 +33,20 @@ pub enum Outcome {
     Lost,
 }
 
+impl Outcome {
+    /// The name used in traces and metric labels.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::BadChecksum => "bad_checksum",
+            Self::Aborted => "aborted",
+            Self::Expired => "expired",
+            Self::Lost => "lost",
+        }
+    }
+}
+
 impl From<SourceEnd> for Outcome {
     fn from(end: SourceEnd) -> Self {
         match end {

@@ -41,6 +41,8 @@ pub struct Offer {
     pub ticket: Ticket,
     /// Blocks that hold the prompt and the emitted tokens.
     pub block_count: u32,
+    /// W3C `traceparent` of prefill's span of this hand-off.
+    pub trace_parent: Option<String>,
 }
 
 /// The answer to an [`Offer`].

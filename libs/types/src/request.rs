@@ -39,6 +39,8 @@ pub struct Request {
     pub cache_salt: Option<String>,
     /// W3C `traceparent` of the frontend's span.
     pub trace_parent: Option<String>,
+    /// When this attempt was put into the queue, microseconds since 1970; told of requests whose trace is recorded.
+    pub published_us: Option<u64>,
 }
 
 /// "Nobody waits for this any more."

@@ -185,6 +185,9 @@ pub struct Request {
     /// W3C traceparent of the frontend's span. At most 128 bytes.
     #[prost(string, optional, tag = "17")]
     pub trace_parent: ::core::option::Option<::prost::alloc::string::String>,
+    /// When this attempt was put into the queue, microseconds since 1970. Told of requests whose trace is recorded.
+    #[prost(uint64, optional, tag = "18")]
+    pub published_us: ::core::option::Option<u64>,
 }
 /// How the next token is drawn from the logits.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -277,6 +280,9 @@ pub struct Offer {
     /// Blocks that hold the prompt and the emitted tokens. 1 to 2^17.
     #[prost(uint32, tag = "4")]
     pub block_count: u32,
+    /// W3C traceparent of prefill's span of this hand-off. At most 128 bytes.
+    #[prost(string, optional, tag = "5")]
+    pub trace_parent: ::core::option::Option<::prost::alloc::string::String>,
 }
 /// How a peer's blocks can be reached, and whether they fit ours.
 #[derive(Clone, PartialEq, ::prost::Message)]

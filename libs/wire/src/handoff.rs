@@ -5,7 +5,8 @@ use vlinders_types::{Epoch, Hello, Offer, OfferReply, RefuseReason, ResumeState,
 
 use crate::check::{Check, encode};
 use crate::limits::{
-    MAX_ADDRESS_BYTES, MAX_BLOCKS, MAX_CONTROL_BYTES, MAX_MESSAGE_BYTES, MAX_TOKENS, MAX_TRANSPORTS,
+    MAX_ADDRESS_BYTES, MAX_BLOCKS, MAX_CONTROL_BYTES, MAX_MESSAGE_BYTES, MAX_TOKENS, MAX_TRACE_PARENT_BYTES,
+    MAX_TRANSPORTS,
 };
 use crate::{Fault, WireError, generated};
 
@@ -32,6 +33,7 @@ pub fn encode_offer(offer: &Offer) -> Bytes {
             mac: offer.ticket.mac.to_vec(),
         }),
         block_count: offer.block_count,
+        trace_parent: offer.trace_parent.clone(),
     })
 }
 
@@ -43,6 +45,9 @@ pub fn decode_offer(bytes: &[u8]) -> Result<Offer, WireError> {
     let wire: generated::Offer = OFFER.decode(bytes, MAX_MESSAGE_BYTES)?;
     OFFER.whole("block_count", wire.block_count, 1..=MAX_BLOCKS)?;
     let ticket = OFFER.present("ticket", wire.ticket)?;
+    if let Some(parent) = &wire.trace_parent {
+        OFFER.plain_text("trace_parent", parent, MAX_TRACE_PARENT_BYTES)?;
+    }
     Ok(Offer {
         request: OFFER.present("request", wire.request)?.try_into()?,
         source: OFFER.present("source", wire.source)?.try_into()?,
@@ -52,6 +57,7 @@ pub fn decode_offer(bytes: &[u8]) -> Result<Offer, WireError> {
             mac: TICKET.array("mac", &ticket.mac)?,
         },
         block_count: wire.block_count,
+        trace_parent: wire.trace_parent,
     })
 }
 

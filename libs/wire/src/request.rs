@@ -78,6 +78,7 @@ impl From<&Request> for generated::Request {
             priority: request.priority,
             cache_salt: request.cache_salt.clone(),
             trace_parent: request.trace_parent.clone(),
+            published_us: request.published_us,
         }
     }
 }
@@ -123,6 +124,7 @@ impl TryFrom<generated::Request> for Request {
             priority: wire.priority,
             cache_salt: wire.cache_salt,
             trace_parent: wire.trace_parent,
+            published_us: wire.published_us,
         })
     }
 }

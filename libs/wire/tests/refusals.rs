@@ -190,6 +190,10 @@ fn offers_and_beacons_out_of_their_limits_are_refused_by_field() {
     let error = wire::decode_offer(&wire::encode_offer(&offer)).unwrap_err();
     assert_eq!(error.to_string(), "Offer.block_count: out of range");
     let mut offer = support::offer();
+    offer.trace_parent = Some("s".repeat(129));
+    let error = wire::decode_offer(&wire::encode_offer(&offer)).unwrap_err();
+    assert_eq!(error.to_string(), "Offer.trace_parent: 129 is more than 128");
+    let mut offer = support::offer();
     offer.source.block_bytes = 0;
     let error = wire::decode_offer(&wire::encode_offer(&offer)).unwrap_err();
     assert_eq!(error.to_string(), "Hello.block_bytes: out of range");

@@ -49,13 +49,14 @@ prop_compose! {
         prompt_ids in vec(any::<u32>(), 1..40), emitted_ids in vec(any::<u32>(), 0..20),
         sampling in sampling(), stop in stop_rules(),
         cache_salt in option::of(".{0,9}"), trace_parent in option::of("[0-9a-f-]{0,55}"),
+        published_us in option::of(any::<u64>()),
     ) -> Request {
         let [tenant, key, model, frontend] = names;
         Request {
             request_id: RequestId(request_id), attempt, tenant: TenantId::new(&tenant), key: KeyId::new(&key),
             model: ModelName::new(&model), frontend: FrontendId::new(&frontend), handle, created_ms,
             deadline_ms: created_ms.saturating_add(u64::from(lifetime_ms)), stream, prompt_ids, emitted_ids,
-            sampling, stop, priority, cache_salt, trace_parent,
+            sampling, stop, priority, cache_salt, trace_parent, published_us,
         }
     }
 }
@@ -119,9 +120,10 @@ prop_compose! {
         request in request(), worker in NAME, (protocol, incarnation, layout_hash) in any::<(u32, u64, u64)>(),
         block_bytes in 1_u64.., transports in vec((NAME, "[a-z0-9:.]{0,20}"), 0..4),
         (number, expires_ms, mac) in any::<(u64, u64, [u8; 16])>(), block_count in 1_u32..=1 << 17,
+        trace_parent in option::of("[0-9a-f-]{0,55}"),
     ) -> Offer {
         Offer {
-            request, block_count, ticket: Ticket { number, expires_ms, mac },
+            request, block_count, trace_parent, ticket: Ticket { number, expires_ms, mac },
             source: Hello {
                 protocol, worker: WorkerId::new(&worker), incarnation, layout_hash, block_bytes, transports,
             },

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use vlinders_bus::{Bus, BusError, Incoming, Subject, Subscription};
-use vlinders_kv_transfer::{Endpoint, PullError, PullErrorKind, PullOrder};
+use vlinders_kv_transfer::{Endpoint, PullError, PullErrorKind, PullOrder, PullReport};
 use vlinders_service_kit::{Stage, Tasks};
-use vlinders_types::{Epoch, Hello, Offer, OfferReply, RefuseReason, RequestId, SequenceId, WorkerId};
+use vlinders_types::{Epoch, Hello, Offer, OfferReply, RefuseReason, RequestId, SequenceId};
 use vlinders_wire::subjects::{self, WorkerCall};
 
 use crate::core::{Command, Reserved};
+use crate::spans::Spans;
 use crate::teeth::bites;
 
 /// What accepting needs.
@@ -19,14 +20,14 @@ pub(crate) struct Accepting {
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) tasks: Tasks,
-    pub(crate) worker: WorkerId,
+    pub(crate) spans: Spans,
     pub(crate) epoch: Epoch,
 }
 
 impl Accepting {
     /// Where offers for this worker arrive.
     pub(crate) async fn subscribe(&self) -> Result<Box<dyn Subscription>, BusError> {
-        let subject = Subject::new(subjects::worker_subject(&self.worker, WorkerCall::Offer));
+        let subject = Subject::new(subjects::worker_subject(&self.spans.worker, WorkerCall::Offer));
         self.bus.subscribe(&subject).await
     }
 
@@ -107,6 +108,8 @@ impl Accepting {
     async fn pull(&self, offer: Offer, reserved: Reserved) {
         let sequence = reserved.sequence;
         let (request, attempt) = (offer.request.request_id, offer.request.attempt);
+        let mut span = self.spans.kv_pull(offer.trace_parent.as_deref(), &offer.request);
+        span.set("source", offer.source.worker.as_str());
         let order = PullOrder {
             peer: offer.source,
             ticket: offer.ticket,
@@ -115,14 +118,26 @@ impl Accepting {
             first_needed_block: reserved.first_needed_block,
             destination: reserved.blocks,
         };
-        let (command, quiesced) = match self.endpoint.pull(order).await {
-            Ok(last) => (arrived(sequence, &last, true), true),
+        let mut report = PullReport::default();
+        let pulled = self.endpoint.pull_reported(order, &mut report).await;
+        span.set("transport", report.transport.unwrap_or("none"));
+        span.set("bytes", report.bytes);
+        let (command, quiesced) = match pulled {
+            Ok(last) => {
+                span.set("outcome", "ok");
+                (arrived(sequence, &last, true), true)
+            }
             Err(mut error) => {
+                span.set("outcome", error.kind.label());
+                if !is_no_news(error.kind) {
+                    span.fail(error.kind.label());
+                }
                 error.quiesced |= bites("block-freed-under-a-transfer");
                 tell(&error, request);
                 (lost(sequence, &error), error.quiesced)
             }
         };
+        span.end();
         // The loop is gone only when the process leaves.
         let _loop_gone = self.commands.send(command).await;
         if !quiesced {
@@ -132,10 +147,14 @@ impl Accepting {
     }
 }
 
-/// A client that leaves ends hand-offs too: that is no news.
+/// A client that leaves ends hand-offs too.
+fn is_no_news(kind: PullErrorKind) -> bool {
+    matches!(kind, PullErrorKind::Aborted | PullErrorKind::Superseded)
+}
+
 fn tell(error: &PullError, request: RequestId) {
     let error_chain = error as &dyn std::error::Error;
-    if matches!(error.kind, PullErrorKind::Aborted | PullErrorKind::Superseded) {
+    if is_no_news(error.kind) {
         tracing::debug!(error = error_chain, %request, "kv transfer ended by its source");
     } else {
         tracing::warn!(error = error_chain, %request, "kv transfer failed");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use vlinders_bus::{Bus, Spool};
 use vlinders_engine::Engine;
 use vlinders_kv_transfer::Endpoint;
-use vlinders_service_kit::{Clock, Metrics, Tasks};
+use vlinders_service_kit::{Clock, Metrics, Tasks, Traces};
 use vlinders_text::ModelText;
 use vlinders_types::{Epoch, ModelName, Pool, WorkerId};
 
@@ -38,6 +38,16 @@ impl Role {
             Self::Prefill => &[Pool::Prefill],
             Self::Decode => &[Pool::Decode],
             Self::Both => &[Pool::Prefill, Pool::Decode],
+        }
+    }
+
+    /// The name in traces.
+    #[must_use]
+    pub const fn service(self) -> &'static str {
+        match self {
+            Self::Prefill => "vlinders-prefill",
+            Self::Decode => "vlinders-decode",
+            Self::Both => "vlinders-worker",
         }
     }
 
@@ -118,6 +128,8 @@ pub struct WorkerParts {
     pub tasks: Tasks,
     /// Where it counts.
     pub metrics: Metrics,
+    /// Where it tells what became of single requests.
+    pub traces: Traces,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
 }

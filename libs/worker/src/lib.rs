@@ -19,6 +19,7 @@ mod queue;
 mod recent;
 mod resending;
 mod sequence;
+mod spans;
 mod start;
 mod teeth;
 mod tombstones;

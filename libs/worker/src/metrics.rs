@@ -32,11 +32,11 @@ impl WorkerMetrics {
             FinishReason::Error,
         ];
         let outcomes = [
-            (Outcome::Ok, "ok"),
-            (Outcome::BadChecksum, "bad_checksum"),
-            (Outcome::Aborted, "aborted"),
-            (Outcome::Expired, "expired"),
-            (Outcome::Lost, "lost"),
+            Outcome::Ok,
+            Outcome::BadChecksum,
+            Outcome::Aborted,
+            Outcome::Expired,
+            Outcome::Lost,
         ];
         Self {
             step_seconds: metrics.histogram(
@@ -65,8 +65,8 @@ impl WorkerMetrics {
                     metrics.counter("requests_finished", "Requests ended here, by reason", &labels),
                 )
             }),
-            hand_offs: outcomes.map(|(outcome, name)| {
-                let labels = [("role", role), ("outcome", name)];
+            hand_offs: outcomes.map(|outcome| {
+                let labels = [("role", role), ("outcome", outcome.label())];
                 (
                     outcome,
                     metrics.counter("hand_offs", "Hand-offs from this worker, by outcome", &labels),

@@ -6,13 +6,14 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use vlinders_bus::{Bus, BusError, Subject};
 use vlinders_kv_transfer::{Endpoint, Outcome};
-use vlinders_service_kit::Clock;
+use vlinders_service_kit::{Clock, Fact, Span};
 use vlinders_types::{Offer, OfferReply, RefuseReason, WorkerId};
 use vlinders_wire::subjects::{self, WorkerCall};
 
 use crate::beacons::BeaconBook;
 use crate::core::{Command, NotTaken};
 use crate::outbox::OfferOrder;
+use crate::spans::Spans;
 
 /// A decode worker answers an offer at once: this long means it is gone or stopped.
 const OFFER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -30,6 +31,7 @@ pub(crate) struct Offering {
     pub(crate) beacons: Arc<BeaconBook>,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) spans: Spans,
 }
 
 /// A decode worker accepted.
@@ -39,11 +41,12 @@ impl Offering {
     /// Hands one sequence over, or reports why not.
     pub(crate) async fn hand_over(&self, order: OfferOrder) {
         let ticket = order.source.ticket().number;
+        let mut span = self.spans.hand_off(&order.request);
         let found = tokio::select! {
             biased;
             // Resolves early when the loop gives the transfer up.
             outcome = order.source.outcome() => Err(outcome),
-            found = self.find_taker(&order) => Ok(found),
+            found = self.find_taker(&order, &mut span) => Ok(found),
         };
         let outcome = match found {
             Ok(Ok(Taken)) => order.source.outcome().await,
@@ -53,6 +56,13 @@ impl Offering {
             }
             Err(outcome) => outcome,
         };
+        span.set("outcome", outcome.label());
+        match outcome {
+            // A client that leaves ends hand-offs too.
+            Outcome::Ok | Outcome::Aborted => {}
+            Outcome::BadChecksum | Outcome::Expired | Outcome::Lost => span.fail(outcome.label()),
+        }
+        span.end();
         let ended = Command::HandOffEnded {
             sequence: order.sequence,
             ticket,
@@ -72,7 +82,8 @@ impl Offering {
     }
 
     /// Asks decode workers until one accepts, or says that there is no point in asking.
-    async fn find_taker(&self, order: &OfferOrder) -> Result<Taken, NotTaken> {
+    async fn find_taker(&self, order: &OfferOrder, span: &mut Span) -> Result<Taken, NotTaken> {
+        let trace_parent = span.context().map(|context| context.to_string());
         let mut random = seed_of(order);
         loop {
             if self.clock.now_ms() >= order.request.deadline_ms {
@@ -83,8 +94,11 @@ impl Offering {
                 tokio::time::sleep(NEXT_LOOK).await;
                 continue;
             };
-            match self.offer(&worker, order).await {
-                Ok(OfferReply::Accepted { .. }) => return Ok(Taken),
+            match self.offer(&worker, order, trace_parent.clone()).await {
+                Ok(OfferReply::Accepted { .. }) => {
+                    span.set("taker", worker.as_str());
+                    return Ok(Taken);
+                }
                 Ok(OfferReply::Refused {
                     reason: RefuseReason::Cancelled,
                 }) => return Err(NotTaken::Cancelled),
@@ -98,22 +112,30 @@ impl Offering {
                     } else {
                         AFTER_REFUSAL
                     };
+                    span.event("refused", [("by", Fact::Text(worker.as_str()))]);
                     self.beacons.avoid(&worker, pause);
                 }
                 Err(error) => {
                     tracing::warn!(%worker, %error, request = %order.request.request_id, "offer not answered");
+                    span.event("not answered", [("by", Fact::Text(worker.as_str()))]);
                     self.beacons.avoid(&worker, AFTER_SILENCE);
                 }
             }
         }
     }
 
-    async fn offer(&self, worker: &WorkerId, order: &OfferOrder) -> Result<OfferReply, BusError> {
+    async fn offer(
+        &self,
+        worker: &WorkerId,
+        order: &OfferOrder,
+        trace_parent: Option<String>,
+    ) -> Result<OfferReply, BusError> {
         let offer = Offer {
             request: (*order.request).clone(),
             source: self.endpoint.hello(),
             ticket: order.source.ticket(),
             block_count: order.block_count,
+            trace_parent,
         };
         let subject = Subject::new(subjects::worker_subject(worker, WorkerCall::Offer));
         let reply = self

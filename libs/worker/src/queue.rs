@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -13,9 +13,10 @@ use vlinders_types::{FaultKind, Request, RequestFault};
 use vlinders_wire::{DeadLetter, subjects};
 
 use crate::config::WorkerConfig;
-use crate::core::Command;
+use crate::core::{Command, Taken};
 use crate::ending_texts;
 use crate::sequence::JobId;
+use crate::spans::Spans;
 
 /// Requests taken at once at most.
 const FETCH_AT_MOST: usize = 64;
@@ -84,6 +85,7 @@ pub(crate) struct Queue {
     pub(crate) slots: Arc<Semaphore>,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) spans: Spans,
 }
 
 impl Queue {
@@ -158,6 +160,7 @@ impl Queue {
                 return;
             }
         };
+        self.spans.taken(&request, delivery.delivery_count);
         let last = delivery.delivery_count >= self.config.max_deliver;
         let command = if last {
             let reason = format!("delivered {} times without an answer", delivery.delivery_count);
@@ -173,10 +176,14 @@ impl Queue {
                 fault,
             }
         } else {
-            Command::Admit {
-                request: Box::new(request),
+            let taken = Taken {
                 job: self.jobs.open(delivery.control),
                 slot,
+                at: Instant::now(),
+            };
+            Command::Admit {
+                request: Box::new(request),
+                taken,
             }
         };
         // The loop is gone only when the process leaves; the queue then gives the request to another worker.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
 use vlinders_kv_transfer::Source;
+use vlinders_service_kit::Span;
 use vlinders_types::{BlockId, Request, ResumeState};
 
 use crate::output::Output;
@@ -24,8 +25,10 @@ pub(crate) struct Sequence {
     pub(crate) first_token_ms: Option<u64>,
     /// The delivery to acknowledge when somebody is answerable for what comes next.
     pub(crate) job: Option<JobId>,
+    /// What goes on with it here: prefill or decode. Nothing while its blocks are on their way.
+    pub(crate) span: Span,
     /// Room taken in this worker; given back when the sequence is dropped.
-    pub(crate) _slot: Option<OwnedSemaphorePermit>,
+    pub(crate) slot: Option<OwnedSemaphorePermit>,
 }
 
 /// Where a sequence stands in this worker.
@@ -71,6 +74,13 @@ impl Sequence {
             Phase::Prefilling(hand_off) | Phase::HandingOver(hand_off, _) => Some(hand_off),
             Phase::Local | Phase::AwaitingKv { .. } => None,
         }
+    }
+
+    /// The first token is drawn, which ends the prefill.
+    pub(crate) fn end_prefill(&mut self) {
+        let mut span = std::mem::take(&mut self.span);
+        span.set("gen_ai.usage.input_tokens", self.prompt_tokens());
+        span.set("cached_tokens", self.cached_tokens);
     }
 
     /// Tokens of the prompt.

@@ -22,6 +22,7 @@ use crate::outlet::{NOTES, Outlet};
 use crate::queue::{Jobs, Queue};
 use crate::recent::RecentBatches;
 use crate::resending::{Resending, resend_subject};
+use crate::spans::Spans;
 #[cfg(feature = "simulation")]
 use crate::turn::StepTime;
 use crate::turn::{COMMANDS, Drive, Turn};
@@ -77,6 +78,10 @@ async fn start_driven(config: WorkerConfig, parts: WorkerParts, drive: Drive) ->
     let (commands, received) = mpsc::channel(COMMANDS);
     let (notes, said) = mpsc::channel(NOTES);
     let load: SharedLoad = Arc::new(Mutex::new(Load::default()));
+    let spans = Spans {
+        tracer: parts.traces.tracer(config.role.service(), config.worker.as_str()),
+        worker: config.worker.clone(),
+    };
     let worker = Worker {
         config,
         parts,
@@ -85,6 +90,7 @@ async fn start_driven(config: WorkerConfig, parts: WorkerParts, drive: Drive) ->
         beacons: None,
         load,
         recent: RecentBatches::default(),
+        spans,
     };
     worker.run(drive, received, notes, said).await
 }
@@ -97,6 +103,7 @@ struct Worker {
     beacons: Option<Arc<BeaconBook>>,
     load: SharedLoad,
     recent: RecentBatches,
+    spans: Spans,
 }
 
 impl Worker {
@@ -175,7 +182,7 @@ impl Worker {
             endpoint: Arc::clone(&self.parts.endpoint),
             commands: self.commands.clone(),
             tasks: self.parts.tasks.clone(),
-            worker: self.config.worker.clone(),
+            spans: self.spans.clone(),
             epoch: self.config.epoch,
         });
         let offers = accepting
@@ -211,6 +218,7 @@ impl Worker {
             slots: Arc::new(Semaphore::new(self.config.max_running as usize)),
             commands: self.commands.clone(),
             clock: Arc::clone(&self.parts.clock),
+            spans: self.spans.clone(),
         };
         let consumer = queue
             .consumer()
@@ -236,6 +244,7 @@ impl Worker {
             beacons: beacons.unwrap_or_else(|| Arc::new(BeaconBook::new(self.config.model.clone()))),
             commands: self.commands.clone(),
             clock: Arc::clone(&self.parts.clock),
+            spans: self.spans.clone(),
         };
         let outlet = Outlet {
             bus: Arc::clone(&self.parts.bus),
@@ -263,7 +272,11 @@ impl Worker {
         notes: mpsc::Sender<Vec<Note>>,
     ) -> Result<(), WorkerError> {
         let Self {
-            config, parts, load, ..
+            config,
+            parts,
+            load,
+            spans,
+            ..
         } = self;
         let facts = parts.engine.facts().clone();
         let limits = SchedulerLimits {
@@ -286,6 +299,7 @@ impl Worker {
             endpoint: parts.endpoint,
             clock: parts.clock,
             metrics: WorkerMetrics::new(&parts.metrics, config.role.name(), facts.block_count),
+            spans,
             outbox: Outbox::new(config.worker.clone(), config.epoch),
             max_context_tokens: facts.max_context_tokens,
         });

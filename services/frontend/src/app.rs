@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use vlinders_bus::Bus;
-use vlinders_service_kit::Clock;
+use vlinders_service_kit::{Clock, Tracer};
 use vlinders_types::{FrontendId, RequestId};
 
 use crate::generate::Preparer;
@@ -25,6 +25,7 @@ pub(crate) struct App {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) metrics: Arc<FrontendMetrics>,
+    pub(crate) tracer: Tracer,
     pub(crate) streams: Arc<Streams>,
     pub(crate) workers: Arc<Workers>,
     pub(crate) preparer: Preparer,

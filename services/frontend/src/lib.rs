@@ -15,6 +15,7 @@ mod lives;
 mod metrics;
 mod models;
 mod server;
+mod spans;
 mod streams;
 mod workers;
 
@@ -24,7 +25,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use vlinders_bus::{Bus, BusError, Spool};
-use vlinders_service_kit::{Clock, Metrics, Stage, Tasks};
+use vlinders_service_kit::{Clock, Metrics, Stage, Tasks, Traces};
 use vlinders_types::{FrontendId, ModelName};
 
 use crate::app::App;
@@ -68,6 +69,8 @@ pub struct FrontendParts {
     pub tasks: Tasks,
     /// Shown at `/metrics`; shared with the process's other roles.
     pub metrics: Metrics,
+    /// What became of single requests; shared with the process's other roles.
+    pub traces: Traces,
     /// Limits.
     pub config: FrontendConfig,
 }
@@ -154,6 +157,7 @@ pub async fn start(parts: FrontendParts, listener: TcpListener) -> Result<Fronte
     });
     streams::spawn(way, cancels, failover, &parts.tasks, &parts.config).await?;
     let app = Arc::new(App {
+        tracer: parts.traces.tracer("vlinders-frontend", frontend.as_str()),
         frontend,
         bus: parts.bus,
         bus_is_up: parts.bus_is_up,

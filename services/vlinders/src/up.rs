@@ -14,7 +14,7 @@ use vlinders_frontend::{
 use vlinders_kernel_api::Urgency;
 use vlinders_kv_transfer::{KvTransport, MemTransport};
 use vlinders_ledger::{Ledger, SqliteLedger};
-use vlinders_service_kit::{Clock, Metrics, StopSignals, SystemClock, Tasks};
+use vlinders_service_kit::{Clock, Metrics, StopSignals, SystemClock, Tasks, Traces};
 use vlinders_types::{Epoch, ModelName};
 use vlinders_usage::{UsageConfig, UsageParts};
 use vlinders_worker::Role;
@@ -151,6 +151,7 @@ struct Up {
     front: Tasks,
     tasks: Tasks,
     metrics: Metrics,
+    traces: Traces,
     clock: Arc<dyn Clock>,
     bus: Arc<dyn Bus>,
     /// Until the roles are started.
@@ -164,10 +165,12 @@ impl Up {
         let bus: Arc<dyn Bus> = Arc::new(InProcessBus::new(InProcessLimits::default()));
         streams::ensure_requests(&*bus, settings.queue).await?;
         streams::ensure_usage(&*bus).await?;
+        let (tasks, metrics) = (Tasks::new(), Metrics::default());
         let mut up = Self {
             front: Tasks::new(),
-            tasks: Tasks::new(),
-            metrics: Metrics::default(),
+            traces: settings.log.start_traces(&tasks, &metrics)?,
+            tasks,
+            metrics,
             clock: Arc::new(SystemClock),
             bus,
             spool: None,
@@ -229,6 +232,7 @@ impl Up {
             spool: self.spool()?,
             tasks: self.tasks.clone(),
             metrics: self.metrics.clone(),
+            traces: self.traces.clone(),
             clock: Arc::clone(&self.clock),
             epoch: Epoch(self.clock.now_ms()),
         };
@@ -284,6 +288,7 @@ impl Up {
             entropy: Arc::new(SystemEntropy::default()),
             tasks: self.front.clone(),
             metrics: self.metrics.clone(),
+            traces: self.traces.clone(),
             config,
         };
         Ok(vlinders_frontend::start(parts, listener).await?)

@@ -7,7 +7,7 @@ use anyhow::Context;
 use vlinders_bus::{Bus, Spool};
 use vlinders_engine::Engine;
 use vlinders_kv_transfer::{Endpoint, EndpointConfig, KvTransport};
-use vlinders_service_kit::{Clock, Metrics, Tasks};
+use vlinders_service_kit::{Clock, Metrics, Tasks, Traces};
 use vlinders_types::{Epoch, WorkerId};
 use vlinders_worker::{Role, WorkerConfig, WorkerParts};
 
@@ -21,6 +21,7 @@ pub(crate) struct Surroundings {
     pub(crate) spool: Spool,
     pub(crate) tasks: Tasks,
     pub(crate) metrics: Metrics,
+    pub(crate) traces: Traces,
     pub(crate) clock: Arc<dyn Clock>,
     /// This life of all of them.
     pub(crate) epoch: Epoch,
@@ -83,6 +84,7 @@ impl Surroundings {
             engine: order.engine,
             tasks: self.tasks.clone(),
             metrics: self.metrics.clone(),
+            traces: self.traces.clone(),
             clock: Arc::clone(&self.clock),
         };
         Ok((config, parts))

@@ -71,6 +71,7 @@ pub(crate) fn request(arrived: &Arrived<'_>) -> Request {
         priority: 0,
         cache_salt: None,
         trace_parent: None,
+        published_us: None,
     }
 }
 

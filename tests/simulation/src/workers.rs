@@ -8,7 +8,7 @@ use std::time::Duration;
 use vlinders_bus::{Spool, SpoolOptions, SpoolSync, SpoolUntil, SpoolUnusable};
 use vlinders_engine::{Engine, SimEngine, SimOptions, StepCost};
 use vlinders_kv_transfer::{Endpoint, EndpointConfig};
-use vlinders_service_kit::{Clock, Stage, Tasks};
+use vlinders_service_kit::{Clock, Stage, Tasks, Traces};
 use vlinders_types::Epoch;
 use vlinders_worker::{StepTime, WorkerConfig, WorkerParts, start_simulated};
 
@@ -86,6 +86,7 @@ impl World {
             endpoint,
             tasks: life.tasks.clone(),
             metrics: self.metrics.clone(),
+            traces: Traces::off(),
             clock: Arc::new(clock),
         };
         self.workers[worker] = Some(life);

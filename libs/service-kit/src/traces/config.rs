@@ -38,6 +38,14 @@ impl TracesConfig {
         }
     }
 
+    /// Looks at the settings without using them.
+    ///
+    /// # Errors
+    /// When one cannot be used.
+    pub fn check(&self) -> Result<(), TracesError> {
+        self.checked().map(drop)
+    }
+
     /// Where spans are posted.
     ///
     /// # Errors

@@ -32,8 +32,8 @@ pub struct Span(Option<Box<Open>>);
 
 struct Open {
     source: Arc<Source>,
-    /// Durations are measured with a clock that is never set.
-    began: Instant,
+    /// Durations are measured with a clock that is never set: this is the time of `data.end_time` until it ends.
+    opened: Instant,
     data: SpanData,
 }
 
@@ -73,7 +73,7 @@ impl Span {
         };
         Self(Some(Box::new(Open {
             source: Arc::clone(source),
-            began: Instant::now(),
+            opened: Instant::now(),
             data,
         })))
     }
@@ -97,7 +97,14 @@ impl Span {
         }
     }
 
-    /// It began earlier than it was opened: at this many microseconds since 1970, or now if that is yet to come by
+    /// It began earlier than it was opened.
+    pub fn began_at(&mut self, began: Instant) {
+        if let Some(open) = &mut self.0 {
+            open.data.start_time -= open.opened.saturating_duration_since(began);
+        }
+    }
+
+    /// The same by another machine's clock: at this many microseconds since 1970, or now if that is yet to come by
     /// this machine's clock.
     pub fn began_at_us(&mut self, us: u64) {
         if let Some(open) = &mut self.0 {
@@ -133,7 +140,7 @@ impl Span {
         let facts = facts
             .into_iter()
             .map(|(key, fact)| KeyValue::new(key, Value::from(fact)));
-        let now = open.data.start_time + open.began.elapsed();
+        let now = open.data.end_time + open.opened.elapsed();
         events.events.push(Event::new(name, now, facts.collect(), 0));
     }
 
@@ -146,11 +153,6 @@ impl Span {
 
     /// Ends it now.
     pub fn end(self) {}
-
-    /// Nothing was begun after all: it is not recorded.
-    pub fn discard(mut self) {
-        self.0 = None;
-    }
 }
 
 impl Drop for Span {
@@ -165,10 +167,10 @@ impl Open {
     fn end(self) {
         let Self {
             source,
-            began,
+            opened,
             mut data,
         } = self;
-        data.end_time += began.elapsed();
+        data.end_time += opened.elapsed();
         source.record(data);
     }
 }

@@ -1,6 +1,6 @@
 //! Spans on their way to a collector that is there, away, slow or unwilling.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -53,17 +53,18 @@ async fn a_collector_gets_what_spans_tell_under_the_names_of_their_services() {
     first.event("happened", [("attempt", Fact::Count(1))]);
     let mut below = back.span(first.context(), "below", SpanKind::Consumer);
     below.began_at_us(1_000_000);
+    let mut earlier = back.span(first.context(), "earlier", SpanKind::Internal);
+    earlier.began_at(Instant::now() - Duration::from_secs(10));
+    earlier.end();
     below.set("shown", Fact::Shown(&7));
     below.fail("broken");
     below.end();
-    back.span(first.context(), "never was", SpanKind::Internal)
-        .discard();
     let context = first.context().unwrap();
     first.end();
 
-    let spans = collector.until(|spans| spans.len() >= 2).await.unwrap();
+    let spans = collector.until(|spans| spans.len() >= 3).await.unwrap();
     tasks.stop(STOP).await.unwrap();
-    assert_eq!((collector.spans().len(), counted(&metrics, SENT)), (2, 2));
+    assert_eq!((collector.spans().len(), counted(&metrics, SENT)), (3, 3));
     let named = |name: &str| spans.iter().find(|span| span.name == name).unwrap();
     let (first, below) = (named("POST /v1"), named("below"));
     assert_eq!(
@@ -92,6 +93,8 @@ async fn a_collector_gets_what_spans_tell_under_the_names_of_their_services() {
         ("7", 1_000_000_000, true)
     );
     assert!(below.end_ns > first.start_ns && !first.failed);
+    let earlier = named("earlier");
+    assert!(earlier.start_ns < first.start_ns && earlier.end_ns > first.start_ns);
 }
 
 #[tokio::test]

@@ -53,6 +53,7 @@ pub fn request() -> Request {
         priority: -3,
         cache_salt: Some("salt".to_owned()),
         trace_parent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
+        published_us: Some(1_700_000_000_000_456),
     }
 }
 
@@ -124,6 +125,7 @@ pub fn offer() -> Offer {
             mac: [7; 16],
         },
         block_count: 1,
+        trace_parent: Some("00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01".to_owned()),
     }
 }
 

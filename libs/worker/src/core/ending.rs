@@ -11,6 +11,7 @@ use super::Core;
 use crate::ending_texts as texts;
 use crate::outbox::Note;
 use crate::sequence::{HandOff, JobId, Phase, Sequence};
+use crate::spans::tell_end;
 use crate::teeth::bites;
 use crate::tombstones::Burial;
 
@@ -34,6 +35,7 @@ impl Core {
             cached: sequence.cached_tokens,
             completion: sequence.output.generated() - unbilled(&sequence.request),
         };
+        tell_end(&mut sequence.span, reason, counts);
         let mut chunk = sequence.output.take_chunk();
         chunk.finish = Some(Finish {
             reason,
@@ -127,6 +129,7 @@ impl Core {
         let Some(mut sequence) = self.forget(id) else {
             return;
         };
+        sequence.span.set("outcome", "superseded");
         self.withdraw(id, &mut sequence);
         if let Some(job) = sequence.job.take() {
             self.outbox.push(Note::Settle(job));

@@ -34,6 +34,7 @@ impl Core {
     /// Prefill: the first token goes out from here, before anybody else has the sequence.
     pub(super) fn first_token_before_hand_over(&mut self, id: SequenceId, token: TokenId) {
         let sequence = self.sequences.get_mut(&id).expect("the caller just had it");
+        sequence.end_prefill();
         let state = ResumeState {
             generated: vec![token],
             cached_tokens: sequence.cached_tokens,
@@ -172,6 +173,9 @@ impl Core {
             return;
         }
         if self.take_over(id, resume.as_ref()) {
+            if let Some(sequence) = self.sequences.get_mut(&id) {
+                sequence.span.event("blocks lost", []);
+            }
             // Without a resume state token 0 is drawn again: the same one, and the frontend drops the second copy.
             let generated = resume.as_ref().map(|resume| resume.generated.as_slice());
             let destination = if quiesced {
@@ -200,6 +204,7 @@ impl Core {
             sequence.first_token_ms = Some(resume.first_token_ms);
             sequence.output.replay(&resume.generated);
         }
+        sequence.span = self.spans.decode(&sequence.request);
         true
     }
 

@@ -3,11 +3,12 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 use vlinders_scheduler::{AdoptError, NewSequence, SubmitError};
+use vlinders_service_kit::Span;
 use vlinders_types::{FaultKind, FinishReason, RefuseReason, Request, RequestFault, SequenceId, TokenId};
 
-use super::{Core, Reserved};
+use super::{Core, Reserved, Taken};
 use crate::config::Role;
 use crate::ending_texts as texts;
 use crate::outbox::Note;
@@ -18,7 +19,8 @@ use crate::tombstones::Burial;
 
 impl Core {
     /// Takes a request from the queue.
-    pub(super) fn admit(&mut self, request: Request, job: JobId, slot: OwnedSemaphorePermit) {
+    pub(super) fn admit(&mut self, request: Request, taken: Taken) {
+        let Taken { job, slot, at } = taken;
         match self.tombstones.find(request.request_id, request.attempt) {
             Some(Burial::Superseded) => return self.outbox.push(Note::Settle(job)),
             Some(Burial::Cancelled) => {
@@ -55,7 +57,9 @@ impl Core {
                 if bites("acknowledged-before-answered") {
                     self.outbox.push(Note::Settle(job));
                 }
-                self.insert(id, request, phase, Some(job), Some(slot));
+                let span = self.spans.prefill(&request, at);
+                let sequence = self.insert(id, request, phase);
+                (sequence.job, sequence.slot, sequence.span) = (Some(job), Some(slot), span);
             }
             Err(error) => self.refuse_unstarted(
                 &request,
@@ -116,7 +120,7 @@ impl Core {
                     AdoptError::Full { .. } => RefuseReason::Full,
                     AdoptError::Unfit(_) => RefuseReason::Invalid,
                 })?;
-        self.insert(id, request, Phase::AwaitingKv { cancelled: false }, None, None);
+        self.insert(id, request, Phase::AwaitingKv { cancelled: false });
         Ok(Reserved {
             sequence: id,
             blocks: adoption.blocks,
@@ -164,14 +168,7 @@ impl Core {
         }
     }
 
-    fn insert(
-        &mut self,
-        id: SequenceId,
-        request: Request,
-        phase: Phase,
-        job: Option<JobId>,
-        slot: Option<OwnedSemaphorePermit>,
-    ) {
+    fn insert(&mut self, id: SequenceId, request: Request, phase: Phase) -> &mut Sequence {
         let output = Output::new(&self.text, &request, self.max_context_tokens);
         self.by_request.insert(request.request_id, id);
         let sequence = Sequence {
@@ -181,10 +178,11 @@ impl Core {
             cached_tokens: 0,
             next_token_alone: false,
             first_token_ms: None,
-            job,
-            _slot: slot,
+            job: None,
+            span: Span::none(),
+            slot: None,
         };
-        self.sequences.insert(id, sequence);
+        self.sequences.entry(id).insert_entry(sequence).into_mut()
     }
 
     fn new_id(&mut self) -> SequenceId {

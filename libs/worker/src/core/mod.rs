@@ -11,6 +11,7 @@ mod intake;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use vlinders_engine::Engine;
@@ -27,16 +28,13 @@ use crate::config::Role;
 use crate::metrics::WorkerMetrics;
 use crate::outbox::Outbox;
 use crate::sequence::{JobId, Phase, Sequence};
+use crate::spans::Spans;
 use crate::tombstones::Tombstones;
 
 /// What the async side asks of the loop.
 pub(crate) enum Command {
-    /// A request from the queue, with the room it was given.
-    Admit {
-        request: Box<Request>,
-        job: JobId,
-        slot: OwnedSemaphorePermit,
-    },
+    /// A request from the queue.
+    Admit { request: Box<Request>, taken: Taken },
     /// A request from the queue that must be answered with an error.
     Reject {
         request: Box<Request>,
@@ -80,6 +78,15 @@ pub(crate) enum Command {
     DrainExpired,
 }
 
+/// How a request came from the queue.
+pub(crate) struct Taken {
+    pub(crate) job: JobId,
+    /// The room it was given.
+    pub(crate) slot: OwnedSemaphorePermit,
+    /// When.
+    pub(crate) at: Instant,
+}
+
 /// Why no decode worker takes a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotTaken {
@@ -111,6 +118,7 @@ pub(crate) struct Core {
     endpoint: Arc<Endpoint>,
     clock: Arc<dyn Clock>,
     metrics: WorkerMetrics,
+    spans: Spans,
     outbox: Outbox,
     batch: Batch,
     max_context_tokens: u32,
@@ -126,6 +134,7 @@ pub(crate) struct CoreParts {
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: WorkerMetrics,
+    pub(crate) spans: Spans,
     pub(crate) outbox: Outbox,
     pub(crate) max_context_tokens: u32,
 }
@@ -142,6 +151,7 @@ impl Core {
             endpoint: parts.endpoint,
             clock: parts.clock,
             metrics: parts.metrics,
+            spans: parts.spans,
             outbox: parts.outbox,
             batch: Batch::default(),
             max_context_tokens: parts.max_context_tokens,
@@ -153,7 +163,7 @@ impl Core {
     /// Does what the async side asks.
     pub(crate) fn handle(&mut self, command: Command) {
         match command {
-            Command::Admit { request, job, slot } => self.admit(*request, job, slot),
+            Command::Admit { request, taken } => self.admit(*request, taken),
             Command::Reject { request, job, fault } => self.reject(&request, job, fault),
             Command::Reserve { request, reply } => self.reserve(*request, reply),
             Command::KvArrived { sequence, resume } => self.kv_arrived(sequence, &resume),
@@ -185,7 +195,7 @@ impl Core {
             PlanOutcome::Idle => return false,
             PlanOutcome::Ready => {}
         }
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         match engine.step(&self.batch) {
             Ok(output) => {
                 self.metrics.step(&self.batch, started.elapsed());
@@ -241,6 +251,8 @@ impl Core {
                     // From here on the frontend knows who answers, notices a loss by itself and has what it needs to
                     // go on: so the first token goes out even when the client waits for the whole.
                     self.outbox.push(crate::outbox::Note::Settle(job));
+                    sequence.end_prefill();
+                    sequence.span = self.spans.decode(&request);
                 }
                 if request.stream || alone || sequence.output.has_much_news() {
                     self.send_news(id);

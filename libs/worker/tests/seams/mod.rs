@@ -16,7 +16,7 @@ async fn batches(world: &mut World, handle: u64) -> Vec<StepBatch> {
         chunks.any(|chunk| chunk.handle == handle && chunk.finish.is_some())
     };
     loop {
-        let batch = world.batch().await.expect("the stream goes on");
+        let batch = world.next_batch().await;
         batches.push(batch);
         if batches.last().is_some_and(is_last) {
             return batches;
@@ -84,7 +84,7 @@ async fn a_superseded_attempt_ends_without_a_word_and_without_a_bill() {
                 .finish
                 .map(|finish| (chunk.handle, chunk.attempt, finish.reason))
         };
-        let batch = world.batch().await.expect("the streams go on");
+        let batch = world.next_batch().await;
         ends.extend(batch.chunks.into_iter().filter_map(ended));
     }
     ends.sort_unstable_by_key(|(handle, ..)| *handle);

@@ -19,7 +19,7 @@ use vlinders_bus::{
 use vlinders_engine::{Engine, SimEngine, SimOptions};
 use vlinders_kernel_api::KvMemory;
 use vlinders_kv_transfer::{Endpoint, EndpointConfig, MemTransport};
-use vlinders_service_kit::{Clock, Metrics, Stage, SystemClock, Tasks};
+use vlinders_service_kit::{Clock, Metrics, Stage, SystemClock, Tasks, Traces};
 use vlinders_text::{ModelText, TextFiles};
 use vlinders_types::{
     BlockId, Cancel, Chunk, Epoch, Finish, FrontendId, KeyId, ModelName, Request, RequestId, SamplingParams,
@@ -171,6 +171,7 @@ impl World {
             endpoint,
             tasks: self.tasks.clone(),
             metrics: self.metrics.clone(),
+            traces: Traces::off(),
             clock: Arc::clone(&self.clock),
         };
         start(config, parts).await.unwrap();
@@ -210,6 +211,7 @@ impl World {
             priority: 0,
             cache_salt: None,
             trace_parent: None,
+            published_us: None,
         }
     }
 
@@ -275,6 +277,13 @@ impl World {
         let next = tokio::time::timeout(Duration::from_millis(50), self.tokens.next()).await;
         let incoming = next.ok()?.expect("the bus lives");
         Some(vlinders_wire::decode_step_batch(&incoming.payload).unwrap())
+    }
+
+    /// The next batch, which must come.
+    pub(crate) async fn next_batch(&mut self) -> vlinders_types::StepBatch {
+        let next = tokio::time::timeout(Duration::from_secs(30), self.tokens.next()).await;
+        let incoming = next.expect("the stream goes on").expect("the bus lives");
+        vlinders_wire::decode_step_batch(&incoming.payload).unwrap()
     }
 
     /// Collects until `count` streams have ended.

@@ -15,7 +15,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use vlinders_openai_api::ApiError;
 
-pub(crate) use prepare::{Preparer, model_not_found};
+pub(crate) use prepare::{Prepared, Preparer, model_not_found};
 
 use crate::app::App;
 use crate::http::{RequestContext, error_response, rate_headers, read_json};
@@ -89,15 +89,19 @@ async fn answer(
     endpoint: Endpoint,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let trace_parent = submit::trace_parent(request.headers());
+    let trace = context.span;
     let body = read_json(app, request).await?;
+    let mut tokenize = trace.below("tokenize");
     let prepared = app.preparer.prepare(Arc::clone(app), endpoint, body).await?;
+    tokenize.set("gen_ai.usage.input_tokens", prepared.prompt_ids.len() as u64);
+    tokenize.end();
+    trace.prepared(endpoint, &prepared);
     let record = Arc::clone(&context.record);
     record.prepared(&prepared.model.name, prepared.prompt_ids.len());
     let submission = submit::Submission {
         request_id: context.request_id,
         caller,
-        trace_parent,
+        trace,
     };
     let is_streamed = prepared.is_streamed;
     let (claim, writer) = submit::submit(app, submission, prepared).await?;

@@ -1,6 +1,5 @@
 //! Putting a prepared request into the queue.
 
-use axum::http::HeaderMap;
 use tokio::time::Instant;
 use vlinders_bus::{BusError, StreamName, Subject};
 use vlinders_openai_api::{ApiError, Envelope};
@@ -12,6 +11,7 @@ use super::prepare::Prepared;
 use super::writer::{AnswerShape, Writer};
 use crate::Caller;
 use crate::app::App;
+use crate::spans::{RequestSpan, published_us};
 use crate::streams::{Claim, StreamSpec};
 
 /// Names this build in every answer.
@@ -23,7 +23,7 @@ const QUEUE_RETRY_S: u32 = 1;
 pub(crate) struct Submission {
     pub(crate) request_id: RequestId,
     pub(crate) caller: Caller,
-    pub(crate) trace_parent: Option<String>,
+    pub(crate) trace: RequestSpan,
 }
 
 /// Opens a stream and enqueues the request. From here on, dropping the claim cancels it.
@@ -36,9 +36,11 @@ pub(crate) async fn submit(
         let text = "the server is shutting down; try again";
         return Err(ApiError::new(503, "shutting_down", text).with_retry_after(QUEUE_RETRY_S));
     }
+    let span = submission.trace.span.clone();
     let (request, writer) = split(app, submission, prepared);
     let spec = StreamSpec {
         request,
+        span,
         deadline: Instant::now() + app.config.request_deadline,
         buffer_bytes: app.config.stream_buffer_bytes,
     };
@@ -108,6 +110,7 @@ fn split(app: &App, submission: Submission, prepared: Prepared) -> (Request, Wri
         system_fingerprint: FINGERPRINT,
         service_tier: prepared.names_service_tier.then_some("default"),
     };
+    let parent = submission.trace.parent();
     let request = Request {
         request_id: submission.request_id,
         attempt: 0,
@@ -126,36 +129,11 @@ fn split(app: &App, submission: Submission, prepared: Prepared) -> (Request, Wri
         stop: prepared.stop,
         priority: prepared.priority,
         cache_salt: prepared.cache_salt,
-        trace_parent: submission.trace_parent,
+        trace_parent: parent.map(|parent| parent.to_string()),
+        published_us: published_us(parent),
     };
     (
         request,
         Writer::new(envelope, prepared.shape, prepared.includes_usage),
     )
-}
-
-/// The client's W3C `traceparent`, if it is one.
-pub(crate) fn trace_parent(headers: &HeaderMap) -> Option<String> {
-    let text = headers.get("traceparent")?.to_str().ok()?;
-    let lengths: Vec<_> = text.split('-').map(str::len).collect();
-    let is_hex = text.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit());
-    (lengths == [2, 32, 16, 2] && is_hex).then(|| text.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_well_formed_trace_parent_is_passed_on() {
-        let read = |text: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert("traceparent", text.parse().unwrap());
-            trace_parent(&headers)
-        };
-        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        assert_eq!(read(good).as_deref(), Some(good));
-        assert_eq!(read("00-xyz-b7ad6b7169203331-01"), None);
-        assert_eq!(read(&format!("{good}-00")), None);
-    }
 }

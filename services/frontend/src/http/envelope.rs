@@ -1,5 +1,5 @@
-//! What every answer gets: a request id, its time, its place in the metrics and in the log, and an answer even to a
-//! panic.
+//! What every answer gets: a request id, its time, its place in the metrics, in the log and in a trace, and an
+//! answer even to a panic.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -25,6 +25,7 @@ use super::{error_response, health};
 use crate::app::App;
 use crate::metrics::FrontendMetrics;
 use crate::server::ConnectionFacts;
+use crate::spans::RequestSpan;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const PROCESSING_MS: HeaderName = HeaderName::from_static("openai-processing-ms");
@@ -40,22 +41,26 @@ pub(crate) struct RequestContext {
     pub(crate) request_id: RequestId,
     /// For the log.
     pub(crate) record: Arc<RequestRecord>,
+    /// For its trace.
+    pub(crate) span: RequestSpan,
 }
 
 /// The layer around all routes.
 pub(crate) async fn wrap(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    let context = RequestContext {
-        request_id: app.new_request_id(),
-        record: Arc::default(),
-    };
-    let shown_id = client_id(request.headers()).unwrap_or_else(|| {
-        HeaderValue::from_str(&context.request_id.to_string()).expect("base 32 is a header value")
-    });
     let route = request
         .extensions()
         .get::<MatchedPath>()
         .map_or("other", MatchedPath::as_str)
         .to_owned();
+    let request_id = app.new_request_id();
+    let context = RequestContext {
+        request_id,
+        record: Arc::default(),
+        span: RequestSpan::open(&app.tracer, &request, &route, request_id),
+    };
+    let shown_id = client_id(request.headers()).unwrap_or_else(|| {
+        HeaderValue::from_str(&context.request_id.to_string()).expect("base 32 is a header value")
+    });
     let mut timer = Timer::new(&app, context.clone(), route);
     let facts = request.extensions().get::<Arc<ConnectionFacts>>().cloned();
     // The next request on this connection begins where a chunked body ends, which not every proxy sees alike.
@@ -158,7 +163,7 @@ fn refuse_head(request: &Request, facts: Option<&ConnectionFacts>) -> Option<Api
     None
 }
 
-/// Counts and logs one request when it is dropped, however it ends.
+/// Counts and logs one request and ends its span when it is dropped, however it ends.
 struct Timer {
     metrics: Arc<FrontendMetrics>,
     context: RequestContext,
@@ -186,6 +191,7 @@ impl Timer {
 impl Drop for Timer {
     fn drop(&mut self) {
         let took = self.started.elapsed();
+        self.context.span.end(self.status);
         self.metrics
             .request_ended(&self.route, self.status, took.as_secs_f64());
         if health::is_asked_by_machines(&self.route) {
@@ -198,6 +204,7 @@ impl Drop for Timer {
             began_ms: self.began_ms,
             took,
             is_whole: self.is_whole,
+            trace: self.context.span.parent(),
         });
     }
 }

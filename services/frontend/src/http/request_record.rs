@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use vlinders_service_kit::rfc3339;
+use vlinders_service_kit::{TraceContext, rfc3339};
 use vlinders_types::{FinishReason, ModelName, RequestId, TokenCounts};
 
 use crate::streams::{End, Stream};
@@ -37,6 +37,8 @@ pub(crate) struct Passed<'a> {
     pub(crate) took: Duration,
     /// The answer was handed over to its last byte.
     pub(crate) is_whole: bool,
+    /// The trace it belongs to, if it does to any.
+    pub(crate) trace: Option<TraceContext>,
 }
 
 impl RequestRecord {
@@ -86,6 +88,7 @@ impl RequestRecord {
         };
         tracing::info!(
             request_id = %passed.request_id,
+            trace_id = passed.trace.map(|trace| tracing::field::display(trace.trace_id())),
             request_time = rfc3339(passed.began_ms),
             response_time = milliseconds(passed.took),
             status = passed.status,

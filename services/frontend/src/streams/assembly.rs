@@ -132,6 +132,14 @@ impl Assembly {
         (pushed, tempo)
     }
 
+    /// How a worker ended it, as long as nobody has taken that news.
+    pub(crate) fn finish(&self) -> Option<&Finish> {
+        match &self.pending.end {
+            Some(End::Finished(finish)) => Some(finish),
+            Some(End::GivenUp(_)) | None => None,
+        }
+    }
+
     /// What is new since the last call; none when nothing is.
     pub(crate) fn take(&mut self) -> Option<News> {
         self.pending_since.take()?;

@@ -142,6 +142,8 @@ impl Failover {
         self.metrics.failover(cause.name());
         match stream.begin_attempt(self.rules.max_attempts) {
             Begun::Attempt(attempt) => {
+                let facts = [("attempt", attempt.into()), ("cause", cause.name().into())];
+                stream.spec.span.event("failover", facts);
                 tracing::warn!(%request, attempt, cause = cause.name(), "a stream goes on elsewhere");
                 true
             }

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use vlinders_types::{Chunk, Request};
+use vlinders_service_kit::SharedSpan;
+use vlinders_types::{Chunk, Request, TokenCounts};
 
 use super::assembly::{Assembly, End, GivenUp, News, Pushed, Tempo};
 use super::course::{Cause, Course, Origin};
 use crate::lives::Book;
+use crate::spans::{now_us, tell_end};
 
 /// Missing chunks are waited for so long; workers send lost batches again within this time.
 const GAP: Duration = Duration::from_secs(3);
@@ -23,6 +25,8 @@ const TELL_AGAIN: Duration = Duration::from_secs(1);
 pub(crate) struct StreamSpec {
     /// As it was dispatched first.
     pub(crate) request: Request,
+    /// Of the request, which tells what became of the stream.
+    pub(crate) span: SharedSpan,
     pub(crate) deadline: Instant,
     pub(crate) buffer_bytes: usize,
 }
@@ -42,6 +46,8 @@ struct State {
 /// What became of a chunk, and what it tells beside.
 pub(crate) struct Delivered {
     pub(crate) pushed: Pushed,
+    /// Of the whole request, when it ended with this chunk.
+    pub(crate) counts: TokenCounts,
     /// For the metrics.
     pub(crate) tempo: Option<Tempo>,
     /// Its sender goes on with an attempt that counts no more, and should be told.
@@ -99,11 +105,20 @@ impl Stream {
             Pushed::Gap => state.course.lost_track(),
             Pushed::Stale | Pushed::Overflow => {}
         }
+        let finish = state.assembly.finish().filter(|_| pushed == Pushed::Ended);
+        let counts = finish.map(|finish| {
+            tell_end(&self.spec.span, finish);
+            finish.counts
+        });
         let is_of_the_past = attempt < state.assembly.attempt() && state.course.tell_again(TELL_AGAIN);
         drop(state);
         self.news.notify_one();
+        if let Some(Tempo::First(_)) = tempo {
+            self.spec.span.event("first token", [("attempt", attempt.into())]);
+        }
         Delivered {
             pushed,
+            counts: counts.unwrap_or_default(),
             tempo: tempo.filter(|_| self.spec.request.stream),
             is_of_the_past,
         }
@@ -171,6 +186,7 @@ impl Stream {
             emitted_ids: state.assembly.ids().to_vec(),
             // Its client has waited before: it goes before new work.
             priority: self.spec.request.priority.saturating_add(1),
+            published_us: self.spec.request.published_us.map(|_| now_us()),
             ..self.spec.request.clone()
         })
     }

@@ -90,7 +90,6 @@ impl Streams {
             }
             return;
         };
-        let counts = chunk.finish.as_ref().map(|finish| finish.counts);
         let delivered = stream.push(from, chunk);
         if delivered.is_of_the_past {
             self.supersede(&stream, Some(&from.worker));
@@ -108,7 +107,7 @@ impl Streams {
             // A gap is for the failover to close.
             Pushed::Taken | Pushed::Stale | Pushed::Early | Pushed::Gap => {}
             Pushed::Ended => {
-                self.metrics.count_tokens(counts.unwrap_or_default());
+                self.metrics.count_tokens(delivered.counts);
                 self.remove(handle);
             }
             Pushed::Overflow => self.give_up(handle, GivenUp::SlowClient),
@@ -161,6 +160,7 @@ impl Streams {
             // Its last chunk was read before the dispatcher came to take it out.
             return None;
         }
+        stream.spec.span.event("cancelled", []);
         let cancel = Cancel {
             request_id: stream.spec.request.request_id,
             attempt: stream.attempt(),
@@ -258,7 +258,7 @@ impl Drop for Claim {
 #[cfg(test)]
 mod tests {
     use vlinders_bus::{Bus, InProcessBus, InProcessLimits, Subject, Subscription};
-    use vlinders_service_kit::{Metrics, Stage, Tasks};
+    use vlinders_service_kit::{Metrics, SharedSpan, Stage, Tasks};
     use vlinders_types::{Epoch, FrontendId, KeyId, Request, RequestId, SamplingParams, StopRules, TenantId};
     use vlinders_wire::decode_cancel;
     use vlinders_wire::subjects::{WorkerCall, worker_subject};
@@ -308,12 +308,14 @@ mod tests {
             priority: 0,
             cache_salt: None,
             trace_parent: None,
+            published_us: None,
         }
     }
 
     fn spec(number: u128) -> StreamSpec {
         StreamSpec {
             request: request(number),
+            span: SharedSpan::none(),
             deadline: Instant::now(),
             buffer_bytes: 100,
         }

@@ -139,11 +139,18 @@ async fn a_request_leaves_one_line_with_names_and_numbers_and_no_word_of_it() {
     );
     world.get("/v1/models").await;
     assert_eq!(log.request(5).await, line(200, "/v1/models", &json!({})));
+    let trace_parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let refused = world
+        .chat(&asked(json!({"n": 9})))
+        .header("traceparent", trace_parent);
+    assert_eq!(within(refused.send()).await.unwrap().status(), 400);
+    let named = json!({"error": "invalid_value", "trace_id": "0af7651916cd43dd8448eb211c80319c"});
+    assert_eq!(log.request(6).await, line(400, CHAT, &named));
     for path in ["/health", "/live", "/ready", "/metrics", "/version"] {
         world.get(path).await;
     }
     world.get("/v1/models").await;
-    assert_eq!(log.request(6).await, line(200, "/v1/models", &json!({})));
+    assert_eq!(log.request(7).await, line(200, "/v1/models", &json!({})));
     assert!(!log.text().contains(SECRET), "{}", log.text());
 }
 

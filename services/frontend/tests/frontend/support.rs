@@ -16,7 +16,7 @@ use vlinders_frontend::{
     Anonymous, Entropy, FrontendConfig, FrontendHandle, FrontendParts, InProcessLimiter, Limiter,
     ServedModels, start,
 };
-use vlinders_service_kit::{Clock, Metrics, Stage, Tasks};
+use vlinders_service_kit::{Clock, Metrics, Stage, Tasks, Traces};
 use vlinders_types::{
     Beacon, Cancel, Chunk, Epoch, FaultKind, Finish, FinishReason, ModelName, Pool, Request, RequestFault,
     StepBatch, TokenCounts, WorkerId,
@@ -122,6 +122,7 @@ impl World {
             entropy: Arc::new(Counting::default()),
             tasks: tasks.clone(),
             metrics: Metrics::default(),
+            traces: Traces::off(),
             config: setting.config,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");

@@ -53,6 +53,7 @@ async fn serve(settings: FrontendSettings) -> anyhow::Result<()> {
         entropy: Arc::new(SystemEntropy::default()),
         tasks: process.tasks.clone(),
         metrics: process.metrics.clone(),
+        traces: settings.log.start_traces(&process.tasks, &process.metrics)?,
         config: FrontendConfig {
             request_deadline: settings.queue.request_deadline,
             drain: settings.drain,

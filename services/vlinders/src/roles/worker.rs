@@ -44,6 +44,7 @@ async fn serve(role: Role, settings: WorkerSettings) -> anyhow::Result<()> {
         spool: process.open_spool(&settings.spool).await?,
         tasks: process.tasks.clone(),
         metrics: process.metrics.clone(),
+        traces: settings.log.start_traces(&process.tasks, &process.metrics)?,
         clock: Arc::clone(&process.clock),
         epoch: Epoch(process.clock.now_ms()),
     };

@@ -17,6 +17,8 @@ const KEYS: &[(&str, &str)] = &[
     ("server.spool_sync_ms", "spool_sync_ms"),
     ("logging.level", "log_level"),
     ("logging.format", "log_format"),
+    ("traces.endpoint", "otel_exporter_otlp_endpoint"),
+    ("traces.sample_ratio", "trace_sample_ratio"),
     ("health.listen", "health_listen"),
     ("models.file", "models_file"),
     ("nats.url", "nats_url"),

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use vlinders_service_kit::{Checks, Given, LogFormat, check_log_level, init_logging};
+use vlinders_service_kit::{
+    Checks, Given, LogFormat, Metrics, Tasks, Traces, TracesConfig, TracesError, check_log_level,
+    init_logging,
+};
 
 const THREADS: usize = 1024;
 
@@ -22,14 +25,26 @@ pub(crate) struct ProcessArgs {
     /// Threads for connections and messages, beside those that compute [default: one per core]
     #[arg(long, env = "IO_THREADS", value_name = "N")]
     io_threads: Option<Given<usize>>,
+    /// Collector of traces (OTLP over HTTP): http://localhost:4318 [default: no traces]
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    otel_exporter_otlp_endpoint: Option<String>,
+    /// Share of requests to trace, 0 to 1, among those that come without a `traceparent`
+    #[arg(
+        long,
+        env = "OTEL_TRACES_SAMPLER_ARG",
+        value_name = "SHARE",
+        default_value = "1.0"
+    )]
+    trace_sample_ratio: Given<f64>,
 }
 
-/// How a process logs and runs.
+/// How a process tells what it does, and on how many threads it does it.
 #[derive(Clone, Debug)]
 pub(crate) struct LogSettings {
     level: String,
     format: LogFormat,
     io_threads: Option<usize>,
+    traces: Option<TracesConfig>,
 }
 
 impl ProcessArgs {
@@ -42,7 +57,29 @@ impl ProcessArgs {
             level,
             format: checks.value("log_format", &self.log_format).unwrap_or_default(),
             io_threads: checks.optional_number("io_threads", self.io_threads.as_ref(), 1..=THREADS),
+            traces: self.traces(checks),
         }
+    }
+
+    fn traces(&self, checks: &mut Checks) -> Option<TracesConfig> {
+        let sample_ratio = checks.value("trace_sample_ratio", &self.trace_sample_ratio);
+        // Set and empty is not set, as others read this variable.
+        let endpoint = self.otel_exporter_otlp_endpoint.as_deref();
+        let config = TracesConfig {
+            // One that cannot be read is told already.
+            sample_ratio: sample_ratio.unwrap_or(1.0),
+            ..TracesConfig::new(endpoint.filter(|url| !url.is_empty())?)
+        };
+        let error = match config.check() {
+            Ok(()) => return Some(config),
+            Err(error) => error,
+        };
+        let id = match error {
+            TracesError::SampleRatio(_) => "trace_sample_ratio",
+            TracesError::Endpoint { .. } | TracesError::Exporter(_) => "otel_exporter_otlp_endpoint",
+        };
+        checks.fault(id, error);
+        None
     }
 }
 
@@ -58,5 +95,16 @@ impl LogSettings {
             builder.worker_threads(threads);
         }
         anyhow::Context::context(builder.enable_all().build(), "no threads to be had")
+    }
+
+    /// Starts sending traces, if anybody wants them.
+    ///
+    /// # Errors
+    /// When the environment asks for a way of sending that this build does not have.
+    pub(crate) fn start_traces(&self, tasks: &Tasks, metrics: &Metrics) -> anyhow::Result<Traces> {
+        Ok(match &self.traces {
+            Some(config) => Traces::start(config.clone(), tasks, metrics)?,
+            None => Traces::off(),
+        })
     }
 }

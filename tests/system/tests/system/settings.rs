@@ -31,7 +31,13 @@ async fn all_are_read(role: &str, names: &[&str]) -> Checked {
     Ok(())
 }
 
-const OF_ALL: &[&str] = &["LOG_LEVEL", "LOG_FORMAT", "IO_THREADS"];
+const OF_ALL: &[&str] = &[
+    "LOG_LEVEL",
+    "LOG_FORMAT",
+    "IO_THREADS",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_TRACES_SAMPLER_ARG",
+];
 const OF_NATS: &[&str] = &["NATS_URL", "NATS_REPLICAS", "START_LIMIT_S", "NATS_PASSWORD_FILE"];
 const OF_MODELS: &[&str] = &["MODEL_PATH", "TENSOR_PARALLEL_SIZE", "MAX_MODEL_LEN"];
 
