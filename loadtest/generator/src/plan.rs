@@ -22,7 +22,7 @@ use crate::watch::WatchedProcess;
 /// In a closed loop, when nothing is said.
 const CONCURRENCY: u32 = 8;
 const DURATION: Duration = Duration::from_secs(10);
-const MOST_IN_FLIGHT: u64 = 10_000;
+const MOST_IN_FLIGHT: u32 = 10_000;
 /// Files that are open beside connections.
 const OTHER_FILES: u64 = 32;
 /// Fields of the body that have flags of their own or are made for each request.
@@ -94,8 +94,7 @@ impl Plan {
     /// One line that names every flag that cannot work.
     pub fn check(arguments: Arguments) -> anyhow::Result<Self> {
         let mut faults = Vec::new();
-        let max_in_flight = max_in_flight(arguments.max_in_flight, &mut faults);
-        let rounds = rounds(&arguments, max_in_flight, &mut faults);
+        let rounds = rounds(&arguments, allowed_connections(), &mut faults);
         let authorization = authorization(arguments.api_key.as_deref(), &mut faults);
         let extra = extra(arguments.extra_body.as_deref(), &mut faults);
         check_flags(&arguments, &mut faults);
@@ -164,7 +163,7 @@ fn check_flags(arguments: &Arguments, faults: &mut Vec<String>) {
     }
 }
 
-fn rounds(arguments: &Arguments, max_in_flight: u32, faults: &mut Vec<String>) -> Vec<Round> {
+fn rounds(arguments: &Arguments, allowed: u32, faults: &mut Vec<String>) -> Vec<Round> {
     let steps = arguments.steps.iter().copied().chain(arguments.concurrency);
     let rates = arguments.rates.iter().copied().chain(arguments.rate);
     let mut loads: Vec<Load> = steps.map(Load::Concurrency).collect();
@@ -172,17 +171,26 @@ fn rounds(arguments: &Arguments, max_in_flight: u32, faults: &mut Vec<String>) -
     if loads.is_empty() {
         loads.push(Load::Concurrency(CONCURRENCY));
     }
-    let most = loads.iter().map(|load| match load {
-        Load::Concurrency(concurrency) => *concurrency,
-        Load::Rate(_) => 0,
-    });
-    if most.max().unwrap_or(0) > max_in_flight {
-        faults.push(format!(
-            "--concurrency and --steps: the system allows {max_in_flight} connections (ulimit -n)"
-        ));
-    }
-    if arguments.max_in_flight.is_some() && arguments.rate.is_none() && arguments.rates.is_empty() {
+    let is_open = |load: &Load| match load {
+        Load::Rate(_) => true,
+        Load::Concurrency(_) => false,
+    };
+    if arguments.max_in_flight.is_some() && !loads.iter().any(is_open) {
         faults.push("--max-in-flight: it is for --rate and --rates".to_owned());
+    }
+    let max_in_flight = arguments.max_in_flight.unwrap_or(MOST_IN_FLIGHT.min(allowed));
+    let concurrency = |load: &Load| match load {
+        Load::Rate(_) => max_in_flight,
+        Load::Concurrency(concurrency) => *concurrency,
+    };
+    if loads
+        .iter()
+        .map(concurrency)
+        .any(|connections| connections > allowed)
+    {
+        faults.push(format!(
+            "--concurrency, --steps and --max-in-flight: the system allows {allowed} connections (ulimit -n)"
+        ));
     }
     let duration = match (arguments.duration, arguments.requests) {
         (None, None) => Some(DURATION),
@@ -199,7 +207,7 @@ fn rounds(arguments: &Arguments, max_in_flight: u32, faults: &mut Vec<String>) -
 }
 
 /// Raises the limit on open files as far as it goes, and stays below it.
-fn max_in_flight(asked: Option<u32>, faults: &mut Vec<String>) -> u32 {
+fn allowed_connections() -> u32 {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
@@ -210,17 +218,7 @@ fn max_in_flight(asked: Option<u32>, faults: &mut Vec<String>) -> u32 {
         Err(_) => limit.current,
     };
     let allowed = files.map_or(u64::MAX, |files| files.saturating_sub(OTHER_FILES).max(1));
-    let allowed = u32::try_from(allowed).unwrap_or(u32::MAX);
-    match asked {
-        Some(asked) if asked > allowed => {
-            faults.push(format!(
-                "--max-in-flight: the system allows {allowed} connections (ulimit -n)"
-            ));
-            allowed
-        }
-        Some(asked) => asked,
-        None => allowed.min(u32::try_from(MOST_IN_FLIGHT).unwrap_or(u32::MAX)),
-    }
+    u32::try_from(allowed).unwrap_or(u32::MAX)
 }
 
 /// Certificates are read only when a target needs them.
@@ -335,6 +333,38 @@ mod tests {
         assert_eq!(loads("--steps 1,4"), [Load::Concurrency(1), Load::Concurrency(4)]);
         assert_eq!(loads("--rates 0.5,2"), [Load::Rate(0.5), Load::Rate(2.0)]);
         assert_eq!(plan("--requests 5").unwrap().rounds[0].duration, None);
+    }
+
+    #[test]
+    fn a_load_fits_into_the_connections_that_the_system_allows() {
+        let faults_of = |words: &str| {
+            let words = std::iter::once("x").chain(words.split_ascii_whitespace());
+            let mut faults = Vec::new();
+            rounds(&Arguments::try_parse_from(words).unwrap(), 100, &mut faults);
+            faults
+        };
+        for fits in [
+            "",
+            "--concurrency 100",
+            "--rate 5",
+            "--rate 5 --max-in-flight 100",
+        ] {
+            assert_eq!(faults_of(fits), [""; 0], "{fits}");
+        }
+        for beyond in [
+            "--concurrency 101",
+            "--steps 1,101",
+            "--rate 5 --max-in-flight 101",
+        ] {
+            assert!(
+                faults_of(beyond)[0].contains("allows 100 connections"),
+                "{beyond}"
+            );
+        }
+        assert_eq!(
+            faults_of("--max-in-flight 5"),
+            ["--max-in-flight: it is for --rate and --rates"]
+        );
     }
 
     #[test]

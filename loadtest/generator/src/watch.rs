@@ -64,7 +64,13 @@ impl FromStr for WatchedProcess {
         let pid: u32 = pid
             .parse()
             .map_err(|_| format!("{text:?} is neither PID nor LABEL=PID"))?;
-        sample(pid).map_err(|error| format!("process {pid} cannot be watched: {error}"))?;
+        sample(pid).map_err(|error| {
+            if error.kind() == io::ErrorKind::NotFound {
+                format!("there is no process {pid} here")
+            } else {
+                format!("process {pid} cannot be watched: {error}")
+            }
+        })?;
         Ok(Self {
             label: label.to_owned(),
             pid,
