@@ -228,7 +228,7 @@ impl Cluster {
         let scratch = tempfile::tempdir()?;
         let variables = [("POSTGRES_PASSWORD", self.postgres.password())];
         let url = self.postgres.url();
-        let arguments = ["ledger", "--database-url", &url, "--json", "--limit", "10000"];
+        let arguments = ["ledger", "--database-url", &url, "--json", "--limit", "1000000"];
         let ended = run_to_end_with(scratch.path(), &variables, &arguments).await?;
         ensure!(ended.status.success(), "vlinders ledger: {}", ended.errors);
         parse_rows(&ended.output)

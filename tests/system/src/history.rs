@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 
-use crate::{Heard, Reply, Server, Subject, UsageRow};
+use crate::{Answers, Heard, Reply, Server, Subject, UsageRow};
 
 /// Faults told at once; more would not say more.
 const TOLD: usize = 8;
@@ -37,8 +37,8 @@ impl Reference {
 /// What clients heard, and what the ledger holds of it.
 #[derive(Debug)]
 pub struct History {
-    /// Every request of every client.
-    pub heard: Vec<Heard>,
+    /// What all clients heard.
+    pub answers: Answers,
     /// The whole ledger.
     pub rows: Vec<UsageRow>,
 }
@@ -49,7 +49,7 @@ impl History {
     /// # Errors
     /// Everything that is not as it should be.
     pub fn check(&self, reference: &Reference) -> anyhow::Result<()> {
-        ensure!(!self.heard.is_empty(), "nobody asked for anything");
+        ensure!(!self.answers.heard.is_empty(), "nobody asked for anything");
         let mut rows: BTreeMap<&str, &UsageRow> = BTreeMap::new();
         let mut faults = Vec::new();
         for row in &self.rows {
@@ -57,7 +57,7 @@ impl History {
                 faults.push(format!("a second row: {row:?}"));
             }
         }
-        for heard in &self.heard {
+        for heard in &self.answers.heard {
             let judged = answer(heard, &reference.0[heard.subject])
                 .and_then(|()| bill(heard, rows.remove(heard.reply.request_id())));
             faults.extend(judged.err().map(|fault| {
@@ -76,24 +76,24 @@ impl History {
             bail!(
                 "{} faults among {} requests:\n{}",
                 faults.len(),
-                self.heard.len(),
+                self.answers.heard.len(),
                 faults[..faults.len().min(TOLD)].join("\n")
             );
         }
         Ok(())
     }
 
-    /// The longest silence any client heard inside a stream.
+    /// The longest silence any client heard between two tokens.
     #[must_use]
     pub fn longest_gap(&self) -> Duration {
-        let gaps = self.heard.iter().map(|heard| heard.longest_gap);
+        let gaps = self.answers.heard.iter().map(|heard| heard.longest_gap);
         gaps.max().unwrap_or_default()
     }
 
     /// Times anybody was told to come again.
     #[must_use]
     pub fn refusals(&self) -> u32 {
-        self.heard.iter().map(|heard| heard.refusals).sum()
+        self.answers.heard.iter().map(|heard| heard.refusals).sum()
     }
 }
 

@@ -26,7 +26,7 @@ pub use cluster::{Cluster, Plan, Role};
 pub use collector::{Collector, ReceivedEvent, ReceivedSpan};
 pub use dice::Dice;
 pub use history::{History, Reference};
-pub use load::{Heard, Load, Subject};
+pub use load::{Answers, Heard, Load, Subject};
 pub use metrics::Samples;
 pub use places::{program, python, repository};
 pub use process::{Ended, ProcessFacts, run_to_end, run_to_end_with};

@@ -1,7 +1,7 @@
 //! Clients that ask, and what each of them heard.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
@@ -14,6 +14,9 @@ use crate::{Client, Dice, EventStream, Reply, until};
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// So often: for longer than anything here is away.
 const ASKED_AT_MOST: u32 = 600;
+
+/// The clients' own lateness is felt so often.
+const BEAT: Duration = Duration::from_millis(10);
 
 /// A request whose answer is the same whenever it is asked: greedy or seeded, with log-probabilities.
 #[derive(Clone, Debug)]
@@ -31,7 +34,7 @@ pub struct Heard {
     pub subject: usize,
     /// All that was said.
     pub reply: Reply,
-    /// Between two events of a stream behind the first.
+    /// The longest silence of a stream behind its first token.
     pub longest_gap: Duration,
     /// Times it was told to come again, before its request was accepted.
     pub refusals: u32,
@@ -44,14 +47,28 @@ pub struct Load {
     subjects: Arc<[Subject]>,
     clients: JoinSet<Vec<Heard>>,
     board: Arc<Board>,
+    /// Feels how late everything here is.
+    _pulse: JoinSet<()>,
+}
+
+/// What all clients heard.
+#[derive(Debug)]
+pub struct Answers {
+    /// One entry for each request.
+    pub heard: Vec<Heard>,
+    /// How long the machine kept these clients from running, at its worst.
+    pub longest_delay: Duration,
 }
 
 /// What everybody sees.
 #[derive(Default)]
 struct Board {
     is_over: AtomicBool,
-    /// Streams that have heard something, whether they are over or not.
+    /// Streams that have heard a token, whether they are over or not.
     begun: AtomicUsize,
+    /// Everything heard by everybody.
+    events: AtomicUsize,
+    longest_delay_us: AtomicU64,
     answered: AtomicUsize,
 }
 
@@ -59,10 +76,14 @@ impl Load {
     /// Nobody asks yet.
     #[must_use]
     pub fn new(subjects: &[Subject]) -> Self {
+        let board = Arc::new(Board::default());
+        let mut pulse = JoinSet::new();
+        pulse.spawn(feel(Arc::clone(&board)));
         Self {
             subjects: subjects.into(),
             clients: JoinSet::new(),
-            board: Arc::default(),
+            board,
+            _pulse: pulse,
         }
     }
 
@@ -101,44 +122,75 @@ impl Load {
         self.board.answered.load(Ordering::Relaxed)
     }
 
-    /// Waits until so many streams have heard something.
+    /// How long the machine kept these clients from running, at its worst.
+    #[must_use]
+    pub fn longest_delay(&self) -> Duration {
+        Duration::from_micros(self.board.longest_delay_us.load(Ordering::Relaxed))
+    }
+
+    /// Waits until so many streams have heard a token.
     ///
     /// # Errors
-    /// When they do not for a long while.
+    /// When nobody hears anything for a long while.
     pub async fn streams_begun(&self, streams: usize) -> anyhow::Result<()> {
-        until(async || {
-            let now = self.board.begun.load(Ordering::Relaxed);
-            ensure!(now >= streams, "{now} of {streams} streams have begun");
-            Ok(())
-        })
-        .await
+        self.grown("streams that have begun", streams, |board| &board.begun)
+            .await
     }
 
     /// Waits for so many more answers.
     ///
     /// # Errors
-    /// When they do not come for a long while.
+    /// When nobody hears anything for a long while.
     pub async fn answers(&self, more: usize) -> anyhow::Result<()> {
         let goal = self.answered() + more;
-        until(async || {
-            let now = self.answered();
-            ensure!(now >= goal, "{now} answers of {goal}");
-            Ok(())
-        })
-        .await
+        self.grown("answers", goal, |board| &board.answered).await
+    }
+
+    /// How long it takes depends on the machine; that something is heard all the time does not.
+    async fn grown(
+        &self,
+        what: &str,
+        goal: usize,
+        of: impl Fn(&Board) -> &AtomicUsize,
+    ) -> anyhow::Result<()> {
+        loop {
+            let events = self.board.events.load(Ordering::Relaxed);
+            let moved = until(async || {
+                let now = of(&self.board).load(Ordering::Relaxed);
+                let heard = self.board.events.load(Ordering::Relaxed) - events;
+                ensure!(now >= goal || heard > 0, "{now} {what} of {goal}");
+                Ok(now >= goal)
+            });
+            if moved.await? {
+                return Ok(());
+            }
+        }
     }
 
     /// Lets everybody hear the end of what they asked, and no more.
     ///
     /// # Errors
     /// When a client panicked.
-    pub async fn end(mut self) -> anyhow::Result<Vec<Heard>> {
+    pub async fn end(mut self) -> anyhow::Result<Answers> {
         self.board.is_over.store(true, Ordering::Relaxed);
         let mut all = Vec::new();
         while let Some(heard) = self.clients.join_next().await {
             all.extend(heard?);
         }
-        Ok(all)
+        Ok(Answers {
+            heard: all,
+            longest_delay: self.longest_delay(),
+        })
+    }
+}
+
+/// Wakes up at each beat and notes how late.
+async fn feel(board: Arc<Board>) {
+    loop {
+        let due = Instant::now() + BEAT;
+        tokio::time::sleep(BEAT).await;
+        let late_us = u64::try_from(due.elapsed().as_micros()).unwrap_or(u64::MAX);
+        board.longest_delay_us.fetch_max(late_us, Ordering::Relaxed);
     }
 }
 
@@ -168,6 +220,7 @@ async fn visit(client: &Client, asked: &Subject, is_streamed: bool, board: &Boar
         }
     };
     heard.fault = done.err().map(|error| format!("{error:#}"));
+    board.events.fetch_add(1, Ordering::Relaxed);
     board.answered.fetch_add(1, Ordering::Relaxed);
     heard
 }
@@ -213,14 +266,22 @@ async fn streamed(
 }
 
 async fn listen(stream: &mut EventStream, heard: &mut Heard, board: &Board) -> anyhow::Result<()> {
-    if !stream.advance().await? {
-        return Ok(());
+    let mut last = None;
+    loop {
+        let known = stream.reply.tokens.len();
+        if !stream.advance().await? {
+            return Ok(());
+        }
+        board.events.fetch_add(1, Ordering::Relaxed);
+        if stream.reply.tokens.len() == known && last.is_none() {
+            // What comes before the first token says nothing about silence: the request may be waiting.
+            continue;
+        }
+        match last.replace(Instant::now()) {
+            None => {
+                board.begun.fetch_add(1, Ordering::Relaxed);
+            }
+            Some(before) => heard.longest_gap = heard.longest_gap.max(before.elapsed()),
+        }
     }
-    board.begun.fetch_add(1, Ordering::Relaxed);
-    let mut last = Instant::now();
-    while stream.advance().await? {
-        heard.longest_gap = heard.longest_gap.max(last.elapsed());
-        last = Instant::now();
-    }
-    Ok(())
 }

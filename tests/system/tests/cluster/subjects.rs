@@ -85,7 +85,7 @@ pub(crate) fn mixed() -> Vec<Subject> {
 
 /// Answers that take a while, greedy and seeded, of short and long prompts.
 pub(crate) fn lengthy() -> Vec<Subject> {
-    const TOKENS: u32 = 700;
+    const TOKENS: u32 = 400;
     [
         chat("What is Vlinders?", TOKENS),
         seeded(chat("Tell me everything about Vlinders", TOKENS), 3),

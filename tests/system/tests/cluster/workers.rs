@@ -1,26 +1,15 @@
 //! Workers that are killed or asked to leave while they have work.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::ensure;
-use vlinders_system_tests::{Cluster, History, Load, Plan, Reference, Role, until};
+use vlinders_system_tests::{Cluster, Load, Plan, Reference, Role, until};
 
-use crate::{Checked, ONE_THREAD, counted, in_turn, judged, plan, subjects};
+use crate::{Checked, ONE_THREAD, Verdict, allowing_for, in_turn, judged, plan, subjects};
 
 const STREAMS: usize = 20;
 /// Silence of a worker that makes a frontend look elsewhere: who leaves in peace makes nobody wait for that.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// Why a frontend gave up an attempt, as its metric says.
-const REASONS: [&str; 6] = [
-    "silent",
-    "no_responders",
-    "restarted",
-    "gap",
-    "hand_over",
-    "unanswered",
-];
-
 /// How a worker goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Goes {
@@ -29,7 +18,7 @@ enum Goes {
 }
 
 /// Twenty streams run, and a decode worker goes while it has some of them.
-async fn a_decode_worker_goes(how: Goes, plan: Plan) -> anyhow::Result<History> {
+async fn a_decode_worker_goes(how: Goes, plan: Plan) -> anyhow::Result<Verdict> {
     let subjects = subjects::lengthy();
     let reference = Reference::of(&subjects, &ONE_THREAD).await?;
     let mut cluster = Cluster::start(plan).await?;
@@ -45,7 +34,7 @@ async fn a_decode_worker_goes(how: Goes, plan: Plan) -> anyhow::Result<History> 
 }
 
 /// Twenty streams run and clients come with long prompts; a prefill worker goes while it has some of these.
-async fn a_prefill_worker_goes(how: Goes) -> anyhow::Result<History> {
+async fn a_prefill_worker_goes(how: Goes) -> anyhow::Result<Verdict> {
     let mut subjects = subjects::long_prompts();
     let prompts = subjects.len();
     subjects.extend(subjects::lengthy());
@@ -86,28 +75,19 @@ async fn goes(cluster: &mut Cluster, name: &str, how: Goes, asked: usize, load: 
         let status = cluster.end(name).await?;
         ensure!(status.success(), "{name} ended with {status}");
     }
-    let moved = failovers(cluster).await?;
-    println!("{name} had {had} sequences, {answered} streams were over; attempts given up: {moved:?}");
+    println!("{name} had {had} sequences, {answered} answers were over");
     Ok(())
 }
 
-/// Attempts given up, by reason.
-async fn failovers(cluster: &Cluster) -> anyhow::Result<BTreeMap<&'static str, f64>> {
-    let mut all = BTreeMap::new();
-    for reason in REASONS {
-        let label = format!("reason=\"{reason}\"");
-        let count = counted(cluster, Role::Frontend, "vlinders_failovers_total", &label).await?;
-        if count > 0.0 {
-            all.insert(reason, count);
-        }
-    }
-    Ok(all)
-}
-
-fn nobody_waited(history: &History) -> Checked {
-    let gap = history.longest_gap();
+fn nobody_waited(verdict: &Verdict) -> Checked {
     ensure!(
-        gap < TIMEOUT,
+        verdict.moved.is_empty(),
+        "streams were moved as if it had died: {:?}",
+        verdict.moved
+    );
+    let gap = verdict.history.longest_gap();
+    ensure!(
+        gap < allowing_for(verdict.history.answers.longest_delay, TIMEOUT),
         "a stream was silent for {} ms: somebody waited for a timeout",
         gap.as_millis()
     );
