@@ -119,6 +119,16 @@ impl Cluster {
             .collect()
     }
 
+    /// Names of all processes a role ever had here.
+    #[must_use]
+    pub fn everybody(&self, role: Role) -> Vec<String> {
+        let members = self.members.iter();
+        members
+            .filter(|(_, member)| member.launch.role == role)
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
     /// Clients of the frontends that run.
     ///
     /// # Errors

@@ -25,6 +25,12 @@ impl UsageRow {
         self.0["finish"].as_str().unwrap_or_default()
     }
 
+    /// Who wrote it.
+    #[must_use]
+    pub fn writer(&self) -> &str {
+        self.0["writer"].as_str().unwrap_or_default()
+    }
+
     /// A number by its field's name.
     ///
     /// # Errors

@@ -80,10 +80,14 @@ impl Launch {
             let folder = folder.to_str().context("scratch folders have plain names")?;
             anyhow::Ok(folder.to_owned())
         };
+        // One for all of a host: neighbours send what a killed process has not.
+        let data = match place {
+            Place::Here => "data",
+            Place::There(_) => name,
+        };
         let mut variables = vec![
             ("HOME".to_owned(), folder(name)?),
-            // One for all, as on any host: neighbours send what a killed process has not.
-            ("DATA_DIR".to_owned(), folder("data")?),
+            ("DATA_DIR".to_owned(), folder(data)?),
         ];
         let mut set = |name: &str, value: &str| variables.push((name.to_owned(), value.to_owned()));
         match role {

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
-use vlinders_system_tests::{Cluster, Load, Reference, Role};
+use anyhow::{Context, ensure};
+use vlinders_system_tests::{Cluster, Load, Reference, Role, until};
 
-use crate::{Checked, ONE_THREAD, in_turn, judged, plan, subjects};
+use crate::{Checked, ONE_THREAD, counted, in_turn, judged, plan, subjects};
 
 const VISITORS: usize = 12;
 /// How long the bus is away.
@@ -63,5 +63,74 @@ async fn a_ledger_that_is_away_loses_no_usage() -> Checked {
     let failures = failures.sum("vlinders_usage_record_failures_total")?;
     println!("{meanwhile} answers while it was away, {failures} failed tries to record");
     judged(cluster, load, &reference).await?;
+    Ok(())
+}
+
+/// Whoever had the streams ends them while the bus is away, so that their bills wait on the disk. Then it is killed, and
+/// the frontend too: nobody else knows of these requests any more.
+#[tokio::test]
+async fn bills_of_a_killed_worker_are_sent_by_its_neighbours() -> Checked {
+    let mut cluster = Cluster::start(plan()).await?;
+    let subjects = subjects::lengthy();
+    let lost_frontend = cluster.names(Role::Frontend)[0].clone();
+    let client = cluster.client(&lost_frontend)?;
+    let mut streams = Vec::new();
+    for subject in &subjects {
+        let mut stream = client.stream(subject.path, &subject.body).await?;
+        stream.first_text().await?;
+        streams.push(stream);
+    }
+    // Until the workers have all of it, since whoever computes a prompt may begin it anew.
+    until(async || {
+        let waiting = counted(
+            &cluster,
+            Role::Prefill,
+            "vlinders_sequences_running",
+            "role=\"prefill\"",
+        )
+        .await?;
+        ensure!(waiting == 0.0, "{waiting} are not handed over yet");
+        Ok(())
+    })
+    .await?;
+    cluster.nats.crash()?;
+    let lost = cluster.names(Role::Decode);
+    let kept = until(async || {
+        let mut kept = 0.0;
+        for name in &lost {
+            let samples = cluster.metrics(name).await?;
+            samples.is_zero("vlinders_sequences_running")?;
+            kept += samples.sum("vlinders_usage_spool_events")?;
+        }
+        ensure!(kept == streams.len() as f64, "{kept} bills are kept");
+        Ok(kept)
+    })
+    .await?;
+    for name in lost.iter().chain([&lost_frontend]) {
+        cluster.kill(name)?;
+    }
+    println!("{kept} bills are on the disk");
+    cluster.nats.back().await?;
+    until(async || {
+        let rows = cluster.rows().await?.len();
+        ensure!(rows >= streams.len(), "{rows} rows of {} requests", streams.len());
+        Ok(())
+    })
+    .await?;
+    cluster.stop().await?;
+    let rows = cluster.rows().await?;
+    ensure!(rows.len() == streams.len(), "{rows:?}");
+    for stream in &streams {
+        let row = rows
+            .iter()
+            .find(|row| row.request_id() == stream.reply.request_id());
+        let row = row.with_context(|| format!("{} has no row", stream.reply.id))?;
+        ensure!(lost.iter().any(|name| name == row.writer()), "{row:?}");
+        let heard = stream.reply.tokens.len() as u64;
+        ensure!(
+            row.number("completion_tokens")? >= heard,
+            "{heard} were heard: {row:?}"
+        );
+    }
     Ok(())
 }

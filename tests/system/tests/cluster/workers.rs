@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use vlinders_system_tests::{Cluster, Load, Plan, Reference, Role, until};
 
 use crate::{Checked, ONE_THREAD, Verdict, allowing_for, in_turn, judged, plan, subjects};
@@ -28,8 +28,7 @@ async fn a_decode_worker_goes(how: Goes, plan: Plan) -> anyhow::Result<Verdict> 
         load.ask(in_turn(&frontends, client / 4), client % subjects.len(), true);
     }
     load.streams_begun(STREAMS).await?;
-    let lost = cluster.names(Role::Decode)[0].clone();
-    goes(&mut cluster, &lost, how, STREAMS, &load).await?;
+    goes(&mut cluster, Role::Decode, how, STREAMS, &load).await?;
     judged(cluster, load, &reference).await
 }
 
@@ -51,28 +50,31 @@ async fn a_prefill_worker_goes(how: Goes) -> anyhow::Result<Verdict> {
     for client in 0..4 * prompts {
         load.ask(in_turn(&frontends, client), client % prompts, true);
     }
-    let lost = cluster.names(Role::Prefill)[0].clone();
-    goes(&mut cluster, &lost, how, STREAMS + 4 * prompts, &load).await?;
+    goes(&mut cluster, Role::Prefill, how, STREAMS + 4 * prompts, &load).await?;
     judged(cluster, load, &reference).await
 }
 
-/// Waits until this worker has work, makes it go, and waits until all of the asked have their answers.
-async fn goes(cluster: &mut Cluster, name: &str, how: Goes, asked: usize, load: &Load) -> Checked {
-    let had = until(async || {
-        let had = cluster.metrics(name).await?.sum("vlinders_sequences_running")?;
-        ensure!(had >= 1.0, "{name} has nothing to do");
-        Ok(had)
+/// Waits until a worker of this role has work, makes it go, and waits until all of the asked have their answers.
+async fn goes(cluster: &mut Cluster, role: Role, how: Goes, asked: usize, load: &Load) -> Checked {
+    let (name, had) = until(async || {
+        for (name, samples) in cluster.metrics_of(role).await? {
+            let had = samples.sum("vlinders_sequences_running")?;
+            if had > 0.0 {
+                return Ok((name, had));
+            }
+        }
+        bail!("nobody has anything to do")
     })
     .await?;
     match how {
-        Goes::Killed => cluster.kill(name)?,
-        Goes::Asked => cluster.signal(name, "TERM")?,
+        Goes::Killed => cluster.kill(&name)?,
+        Goes::Asked => cluster.signal(&name, "TERM")?,
     }
     let answered = load.answered();
     ensure!(answered < asked, "every stream was over");
     load.answers(asked - answered).await?;
     if how == Goes::Asked {
-        let status = cluster.end(name).await?;
+        let status = cluster.end(&name).await?;
         ensure!(status.success(), "{name} ended with {status}");
     }
     println!("{name} had {had} sequences, {answered} answers were over");
