@@ -148,7 +148,7 @@ impl Scheduler {
     /// Checks that nothing is left of any sequence: all blocks are free or cached. For idle workers and tests.
     ///
     /// # Panics
-    /// When something is left.
+    /// When something is left, and in builds with debug assertions when the pool contradicts itself.
     pub fn assert_settled(&self) {
         assert_eq!(self.sequences.len(), 0, "no sequence is left");
         assert!(self.quarantines.is_empty(), "no quarantine is left");
@@ -168,7 +168,11 @@ impl Scheduler {
             blocks.total,
             "all blocks are free or cached: {blocks:?}"
         );
-        self.pool.assert_consistent();
+        // That the counts add up is asserted where they are taken. To count every block again takes milliseconds in a pool of
+        // half a million, and the next request would wait for it.
+        if cfg!(debug_assertions) {
+            self.pool.assert_consistent();
+        }
     }
 
     /// Puts a new sequence where its phase belongs.
