@@ -4,8 +4,9 @@
     python3 loadtest/overhead.py [--duration 10] [--repeat 3] [--model DIR] [--json FILE]
 
 Builds optimised programs, starts NATS, Postgres, Redis and two of each role (one usage service) with `--backend sim`, offers
-the loads below in turn and prints the median of each figure. Everything runs on the same cores, the load generator too.
-Of the model only tokenizer and config are read; the built-in one has no context for the longest prompts.
+the loads below in turn and prints the median of each figure. Everything runs on the same cores, the load generator too;
+CPU is that of the roles, without the servers they use. Of the model only tokenizer and config are read; the built-in one has
+no context for the longest prompts.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 TICKS = 100
-ROLES = ("nats", "postgres", "frontend", "prefill", "decode", "usage")
 
 
 @dataclass(frozen=True)
