@@ -93,9 +93,12 @@ async fn a_fetch_that_cannot_wait_sees_what_is_there() {
     assert!(began.elapsed() < SOON);
     put(&bus, "a").await;
     put(&bus, "b").await;
-    let mut taken = consumer.fetch(4, Duration::ZERO).await.unwrap();
-    taken.extend(consumer.fetch(4, Duration::ZERO).await.unwrap());
-    assert_eq!(taken.len(), 2);
+    // A pull that was left may have had one of them, and gives it back: it is there a moment later.
+    let (since, mut taken) = (Instant::now(), Vec::new());
+    while taken.len() < 2 {
+        assert!(since.elapsed() < LONG, "{} of 2 came", taken.len());
+        taken.extend(consumer.fetch(4, Duration::ZERO).await.unwrap());
+    }
 }
 
 #[tokio::test]
