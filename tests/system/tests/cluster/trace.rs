@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, ensure};
-use vlinders_system_tests::{Cluster, Collector, ReceivedSpan, Role};
+use serde_json::json;
+use vlinders_system_tests::{Cluster, Collector, Plan, ReceivedSpan, Role};
 
 use crate::{Checked, plan, subjects};
 
@@ -74,5 +75,61 @@ async fn a_request_leaves_one_trace_across_the_processes() -> Checked {
     }
     let root = by_name[SPANS[0].0];
     ensure!(root.attribute("request_id") == reply.request_id(), "{root:#?}");
+    let pull = by_name["kv pull"];
+    ensure!(pull.attribute("transport") == "shm", "{pull:#?}");
+    ensure!(pull.attribute("bytes").parse::<u64>()? > 0, "{pull:#?}");
+    let logs = cluster.logs()?;
+    let is_named = logs.iter().any(|(_, log)| log.contains(&root.trace_id));
+    ensure!(is_named, "no log names the trace");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_request_that_outlives_its_decode_worker_has_both_attempts_in_its_trace() -> Checked {
+    let collector = Collector::start().await?;
+    // A token takes ten milliseconds: the answer is far from its end when the first spans have come.
+    let mut plan = Plan::new()
+        .with_worker_arguments(&["--backend", "sim", "--sim-step-us", "10000"])
+        .with_variable("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.endpoint());
+    plan.transports = "tcp".to_owned();
+    let mut cluster = Cluster::start(plan).await?;
+    let client = cluster.frontends()?.remove(0);
+    let body = json!({"model": "vlinders-demo", "prompt": "Once upon a time", "max_tokens": 400, "ignore_eos": true});
+    let answer = client.stream("/v1/completions", &body).await?;
+    let is_handed_over = |spans: &[ReceivedSpan]| spans.iter().any(|span| span.name == "hand-off");
+    let spans = collector.until(is_handed_over).await;
+    let spans = spans.map_err(|spans| anyhow::anyhow!("nothing was handed over: {spans:#?}"))?;
+    let hand_off = spans.iter().find(|span| span.name == "hand-off");
+    let lost = hand_off.context("one was there")?.attribute("taker").to_owned();
+    cluster.kill(&lost)?;
+    answer.rest().await?.complete()?;
+    cluster.stop().await?;
+
+    let spans = collector.spans();
+    ensure!(
+        spans.iter().all(|span| span.trace_id == spans[0].trace_id),
+        "two traces: {spans:#?}"
+    );
+    let root = spans.iter().find(|span| span.parent_id.is_empty());
+    let root = root.with_context(|| format!("no first span: {spans:#?}"))?;
+    let events = root.events.iter().map(|event| event.name.as_str());
+    ensure!(
+        events.collect::<Vec<_>>() == ["first token", "failover"],
+        "{root:#?}"
+    );
+    // The killed worker took its own spans with it.
+    for (attempt, names) in [
+        ("0", &["queue", "prefill", "hand-off"] as &[&str]),
+        ("1", &["queue", "prefill", "hand-off", "decode"]),
+    ] {
+        for name in names {
+            let span = spans
+                .iter()
+                .find(|span| span.name == *name && span.attribute("attempt") == attempt);
+            let span = span.with_context(|| format!("attempt {attempt} has no {name}: {spans:#?}"))?;
+            ensure!(span.parent_id == root.span_id, "{span:#?}");
+            ensure!(*name != "decode" || span.instance != lost, "{span:#?}");
+        }
+    }
     Ok(())
 }
