@@ -67,6 +67,11 @@ impl Export {
         Ok(export)
     }
 
+    /// Where spans go.
+    pub(super) fn endpoint(&self) -> &Uri {
+        &self.endpoint
+    }
+
     /// Sends spans until told to stop, and then the rest, for as long as it may.
     pub(super) async fn run(mut self, stopping: CancellationToken) {
         let flush_limit = self.config.flush_limit;
@@ -133,8 +138,8 @@ impl Export {
                     self.sent.inc_by(count);
                 }
                 Err(error) => {
-                    self.failed.inc_by(count);
                     self.tell(&error.to_string());
+                    self.failed.inc_by(count);
                 }
             }
         }

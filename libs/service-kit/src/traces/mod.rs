@@ -73,6 +73,7 @@ impl Traces {
             dropped: export::dropped(metrics, "queue_full"),
         };
         let export = export::Export::new(config, received, metrics)?;
+        tracing::info!(endpoint = %export.endpoint(), "traces are sent");
         let stopping = tasks.stopping(Stage::Store);
         tasks.spawn(Stage::Store, "traces", export.run(stopping));
         Ok(Self {

@@ -1,5 +1,8 @@
 //! Spans on their way to a collector that is there, away, slow or unwilling.
 
+use std::future::poll_fn;
+use std::sync::Mutex;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -245,22 +248,55 @@ async fn what_was_recorded_before_the_stop_is_sent() {
     assert_eq!((collector.spans().len(), counted(&metrics, SENT)), (10, 10));
 }
 
+/// What this thread logs.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 #[tokio::test]
-async fn a_collector_that_refuses_is_asked_again_with_the_next_spans_only() {
+async fn a_collector_that_refuses_is_asked_again_with_the_next_spans_only_and_told_of_once_a_minute() {
+    let log = Log::default();
+    let writer = log.clone();
+    let lines = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || writer.clone());
+    let _guard = tracing::subscriber::set_default(lines.finish());
+    let told = || {
+        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        text.matches("503").count()
+    };
     let (tasks, metrics) = (Tasks::new(), Metrics::default());
     let unwilling = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", unwilling.local_addr().unwrap());
     let traces = Traces::start(quick(&endpoint), &tasks, &metrics).unwrap();
     let tracer = traces.tracer("s", "i");
-    for round in 1..=2 {
+    for (round, expected) in [(1, 1), (2, 1), (3, 2)] {
+        if round == 3 {
+            tokio::time::pause();
+            tokio::time::advance(Duration::from_secs(60)).await;
+            tokio::time::resume();
+        }
         tracer.first_span(None, "refused", SpanKind::Server).end();
         let (mut connection, _) = unwilling.accept().await.unwrap();
         connection.read_u8().await.unwrap();
-        let refusal = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 600\r\ncontent-length: 0\r\n\r\n";
+        let refusal = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
         connection.write_all(refusal).await.unwrap();
         while counted(&metrics, &dropped_for("export_failed")) < round {
             tokio::task::yield_now().await;
         }
+        assert_eq!(told(), expected, "after {round} refusals");
+        let nobody = poll_fn(|context| Poll::Ready(unwilling.poll_accept(context).is_pending()));
+        assert!(nobody.await, "the same spans came again");
     }
     tasks.stop(STOP).await.unwrap();
 }
