@@ -1,5 +1,7 @@
 //! KV blocks as memory.
 
+use std::ptr::NonNull;
+
 use vlinders_types::{BLOCK_TOKENS, BlockId};
 
 use crate::Dtype;
@@ -78,5 +80,43 @@ pub trait KvMemory: Send + Sync {
     #[cfg(unix)]
     fn shared_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
         None
+    }
+
+    /// Where the blocks lie, for what reads and writes them past the processor: block `n` begins `n` times
+    /// [`block_bytes`](Self::block_bytes) from the start. Always the same. `None` when they do not lie in one place.
+    fn place(&self) -> Option<PoolPlace> {
+        None
+    }
+}
+
+/// Where a pool lies in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolPlace {
+    start: NonNull<u8>,
+    bytes: usize,
+}
+
+impl PoolPlace {
+    /// `bytes` bytes from `start` on.
+    ///
+    /// # Safety
+    /// They are valid for reads and writes, also by others than this process's threads, as long as the pool lives that
+    /// gives the place out.
+    #[allow(unsafe_code, reason = "a promise that whoever writes there relies on")]
+    #[must_use]
+    pub const unsafe fn new(start: NonNull<u8>, bytes: usize) -> Self {
+        Self { start, bytes }
+    }
+
+    /// The first byte.
+    #[must_use]
+    pub const fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// How many bytes.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.bytes
     }
 }

@@ -16,5 +16,5 @@ pub use backend::{
 };
 pub use check::check_parts;
 pub use error::KernelError;
-pub use kv::{KvLayout, KvMemory};
+pub use kv::{KvLayout, KvMemory, PoolPlace};
 pub use tensor::{Dtype, TensorView};

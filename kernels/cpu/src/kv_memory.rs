@@ -1,6 +1,8 @@
 //! The KV pool: one zeroed region that transfers and executors share.
 
-use vlinders_kernel_api::{KernelError, KvLayout, KvMemory};
+use std::ptr::NonNull;
+
+use vlinders_kernel_api::{KernelError, KvLayout, KvMemory, PoolPlace};
 use vlinders_types::{BLOCK_TOKENS, BlockId};
 
 use crate::region::Region;
@@ -56,12 +58,9 @@ impl CpuKvMemory {
             offset <= block_bytes && count <= block_bytes - offset,
             "the bytes are in the block"
         );
-        let start = match &self.store {
-            Store::Private(region) => region.as_ptr(),
-            #[cfg(target_os = "linux")]
-            Store::Shared(region) => region.as_ptr(),
-        };
-        start.wrapping_add(block.0 as usize * block_bytes + offset)
+        self.store
+            .as_ptr()
+            .wrapping_add(block.0 as usize * block_bytes + offset)
     }
 
     /// The K and the V tile of one block, head and layer, `[token][head_dim]` each.
@@ -111,6 +110,16 @@ enum Store {
     Private(Region),
     #[cfg(target_os = "linux")]
     Shared(SharedRegion),
+}
+
+impl Store {
+    fn as_ptr(&self) -> *mut u8 {
+        match self {
+            Self::Private(region) => region.as_ptr(),
+            #[cfg(target_os = "linux")]
+            Self::Shared(region) => region.as_ptr(),
+        }
+    }
 }
 
 fn pool_bytes(layout: &KvLayout, block_count: u32) -> Result<usize, KernelError> {
@@ -166,6 +175,13 @@ impl KvMemory for CpuKvMemory {
             Store::Private(_) => None,
             Store::Shared(region) => Some(region.as_fd()),
         }
+    }
+
+    fn place(&self) -> Option<PoolPlace> {
+        let start = NonNull::new(self.store.as_ptr())?;
+        let bytes = self.block_count as usize * self.layout.block_bytes();
+        // SAFETY: the region is writable memory of this size and lives as long as the pool.
+        Some(unsafe { PoolPlace::new(start, bytes) })
     }
 }
 
@@ -233,7 +249,10 @@ mod tests {
         assert!(private.shared_fd().is_none());
         assert_eq!(shared.shared_fd().is_some(), cfg!(target_os = "linux"));
         for memory in [private, shared] {
+            assert_eq!(memory.place().unwrap().bytes(), 3 * layout.block_bytes());
             memory.fill_block(BlockId(1), &mut |bytes| {
+                let start = memory.place().unwrap().start().as_ptr();
+                assert_eq!(bytes.as_mut_ptr(), start.wrapping_add(layout.block_bytes()));
                 assert_eq!(bytes.len(), layout.block_bytes());
                 bytes.fill(9);
             });

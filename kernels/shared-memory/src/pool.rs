@@ -2,8 +2,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::ptr::NonNull;
 
-use vlinders_kernel_api::KvMemory;
+use vlinders_kernel_api::{KvMemory, PoolPlace};
 use vlinders_types::BlockId;
 
 use crate::SharedRegion;
@@ -64,5 +65,11 @@ impl KvMemory for SharedPool {
 
     fn shared_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.region.as_fd())
+    }
+
+    fn place(&self) -> Option<PoolPlace> {
+        let start = NonNull::new(self.region.as_ptr())?;
+        // SAFETY: the region is writable memory of this size and lives as long as the pool.
+        Some(unsafe { PoolPlace::new(start, self.block_count as usize * self.block_bytes) })
     }
 }

@@ -2,6 +2,8 @@
 //! same means: `shm` against `memcpy`, `tcp` against sockets of as many connections.
 //!
 //! `cargo run --release -p vlinders-kv-transfer --example wire_handoff [rounds]`
+//!
+//! With the feature `nixl`, inside `tests/nixl-env`, also `nixl` over plain TCP and over shared memory.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -94,7 +96,52 @@ fn main() -> Result<(), Fault> {
         rate(tcp_all),
         ratio(sockets, tcp_all)
     );
+    #[cfg(feature = "nixl")]
+    nixl::compare(&runtime, rounds)?;
     Ok(())
+}
+
+/// `nixl` beside a plain copy by the same means. Last: it keeps threads of its own.
+#[cfg(feature = "nixl")]
+mod nixl {
+    use vlinders_kv_transfer::{NixlLanes, NixlOptions, NixlTransport};
+
+    use super::*;
+
+    pub(super) fn compare(runtime: &tokio::runtime::Runtime, rounds: usize) -> Result<(), Fault> {
+        for (lanes, name) in [(NixlLanes::Tcp, "tcp"), (NixlLanes::SharedMemory, "shm")] {
+            let memories = filled_pools()?;
+            let nixl = || {
+                let mut options = NixlOptions::new(([127, 0, 0, 1], 0).into());
+                (options.lanes, options.device) = (lanes, Some("lo".to_owned()));
+                NixlTransport::new(options)
+            };
+            let pair = Pair::new(&memories, [nixl()?, nixl()?])?;
+            let mut plain = Sockets::new()?;
+            let mut kept: [Times; 4] = Default::default();
+            for round in 0..=rounds {
+                let sockets = plain.copy();
+                let memcpy = memory_copy(&memories);
+                let (bytes, all) = runtime.block_on(pair.run())?;
+                // The first one connects.
+                if round > 0 {
+                    for (kept, time) in kept.iter_mut().zip([sockets, memcpy, bytes, all]) {
+                        kept.push(time);
+                    }
+                }
+            }
+            let [sockets, memcpy, bytes, all] = kept.map(median);
+            for (what, time) in [("bytes only", bytes), ("hand-off", all)] {
+                println!(
+                    "  nixl over {name}, {what:10}  {}  {:.2} of sockets, {:.2} of memcpy",
+                    rate(time),
+                    ratio(sockets, time),
+                    ratio(memcpy, time)
+                );
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Two pools, every page of them written.

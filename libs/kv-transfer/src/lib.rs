@@ -21,10 +21,15 @@ mod error;
 mod frames;
 mod gate;
 mod hand_off;
+mod link_key;
 mod mem;
+#[cfg(all(feature = "nixl", target_os = "linux"))]
+mod nixl;
 mod pull;
 mod puller;
 mod quarantine;
+#[cfg(target_os = "linux")]
+mod readable;
 mod session;
 #[cfg(target_os = "linux")]
 mod shm;
@@ -53,6 +58,8 @@ pub use frames::{
 };
 pub use gate::{Gate, Pass};
 pub use mem::MemTransport;
+#[cfg(all(feature = "nixl", target_os = "linux"))]
+pub use nixl::{NixlLanes, NixlOptions, NixlTransport};
 pub use pull::{PullOrder, PullReport};
 pub use session::{ReadPass, Session};
 #[cfg(target_os = "linux")]

@@ -120,7 +120,7 @@ fn checked(core: &Core, order: &PullOrder) -> Result<u32, PullErrorKind> {
 }
 
 /// Best first. What is not here is a transport of the caller's own; it was listed for a reason.
-const PREFERRED: [&str; 3] = ["mem", "shm", "tcp"];
+const PREFERRED: [&str; 4] = ["mem", "shm", "nixl", "tcp"];
 
 /// The peer's transports that we speak too, best first, with the peer's address by each.
 fn in_common<'a>(

@@ -1,11 +1,11 @@
 //! The cut between the protocol and what carries it: a transport moves frames and block bytes and decides nothing.
 //!
-//! How the planned transports fit:
+//! How the transports fit:
 //! - `mem`: frames by queue; `read_blocks` copies from the source's memory behind a [`ReadPass`](crate::ReadPass).
 //! - `shm`: frames over a local socket; the destination maps the source's memory read-only and copies from it.
 //! - `tcp`: blocking threads; the source's thread asks its [`Session`] for a pass per read and writes
 //!   the block, the destination's thread reads it behind a [`WritePass`].
-//! - `nixl`: frames over a socket; `read_blocks` posts remote reads, each holding a [`WritePass`] until completed.
+//! - `nixl`: frames over a socket; `read_blocks` posts one-sided reads, each holding a [`WritePass`] until its end.
 
 use std::any::Any;
 use std::sync::{Arc, Weak};
@@ -139,6 +139,12 @@ impl DestinationMemory {
     #[must_use]
     pub fn block_bytes(&self) -> usize {
         self.memory.block_bytes()
+    }
+
+    /// The pool, for transports that make it known to who writes there. Writing needs a pass all the same.
+    #[cfg(all(feature = "nixl", target_os = "linux"))]
+    pub(crate) fn memory(&self) -> &Arc<dyn KvMemory> {
+        &self.memory
     }
 
     /// The right to write; to be held by whoever writes, until the last byte is written.

@@ -6,6 +6,7 @@
 pub const FLOORS: &[(&str, u8)] = &[
     ("vlinders-types", 0),
     ("vlinders-kernel-api", 0),
+    ("vlinders-kernel-nixl", 1),
     ("vlinders-kernel-shared-memory", 1),
     ("vlinders-kv-blocks", 1),
     ("vlinders-openai-api", 1),

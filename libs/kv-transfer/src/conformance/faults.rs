@@ -1,8 +1,8 @@
-//! Memory to transfer between, and memory that spoils what is written to it.
+//! Memory to transfer between, and memory in which a block went wrong.
 
 use std::sync::{Arc, Mutex};
 
-use vlinders_kernel_api::KvMemory;
+use vlinders_kernel_api::{KvMemory, PoolPlace};
 use vlinders_types::BlockId;
 
 /// Blocks on the heap.
@@ -55,7 +55,7 @@ impl KvMemory for PoolMemory {
     }
 }
 
-/// Flips one bit of whatever is written to one block.
+/// Shows one block with one wrong bit: a copy of it that went wrong, whoever made the copy.
 pub struct FaultyMemory {
     inner: Arc<dyn KvMemory>,
     spoiled: BlockId,
@@ -79,21 +79,31 @@ impl KvMemory for FaultyMemory {
     }
 
     fn with_block(&self, block: BlockId, see: &mut dyn FnMut(&[u8])) {
-        self.inner.with_block(block, see);
+        self.inner.with_block(block, &mut |bytes| {
+            if block != self.spoiled {
+                return see(bytes);
+            }
+            let mut spoiled = bytes.to_vec();
+            let middle = spoiled.len() / 2;
+            spoiled[middle] ^= 1;
+            see(&spoiled);
+        });
     }
 
     fn write_block(&self, block: BlockId, bytes: &[u8]) {
-        if block != self.spoiled {
-            return self.inner.write_block(block, bytes);
-        }
-        let mut bytes = bytes.to_vec();
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        self.inner.write_block(block, &bytes);
+        self.inner.write_block(block, bytes);
+    }
+
+    fn fill_block(&self, block: BlockId, fill: &mut dyn FnMut(&mut [u8])) {
+        self.inner.fill_block(block, fill);
     }
 
     #[cfg(unix)]
     fn shared_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
         self.inner.shared_fd()
+    }
+
+    fn place(&self) -> Option<PoolPlace> {
+        self.inner.place()
     }
 }

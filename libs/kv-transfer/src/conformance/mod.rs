@@ -55,11 +55,11 @@ pub trait TransportFixture: Send + Sync {
     }
 }
 
-/// One test per demand. The first argument is the test attribute, the second makes a [`TransportFixture`].
+/// One test per demand. First the attributes of each test, then what makes a [`TransportFixture`].
 #[macro_export]
 macro_rules! transport_conformance {
-    (#[$attribute:meta], $fixture:expr) => {
-        $crate::transport_conformance! { @tests [#[$attribute]] [$fixture]
+    ($(#[$attribute:meta])+, $fixture:expr) => {
+        $crate::transport_conformance! { @tests [$(#[$attribute])+] [$fixture]
             bytes_arrive_equal transfer_overlaps_compute blocks_before_the_first_needed_stay
             a_wholly_cached_sequence_moves_no_block a_corrupt_block_is_found fifty_hand_offs_at_once
             a_slow_source_is_waited_for a_source_that_never_gets_ready_hits_the_limit
@@ -78,8 +78,8 @@ macro_rules! transport_conformance {
     (@tests $attribute:tt $fixture:tt $($name:ident)*) => {
         $($crate::transport_conformance! { @test $attribute $fixture $name })*
     };
-    (@test [#[$attribute:meta]] [$fixture:expr] $name:ident) => {
-        #[$attribute]
+    (@test [$(#[$attribute:meta])+] [$fixture:expr] $name:ident) => {
+        $(#[$attribute])+
         async fn $name() {
             $crate::conformance::$name(&$fixture).await;
         }

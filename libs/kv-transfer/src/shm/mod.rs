@@ -27,8 +27,9 @@ use vlinders_types::Hello;
 
 use crate::acceptor::{Acceptor, LINGER};
 use crate::control::{ControlStream, serve_control};
+use crate::readable::Readable;
 use crate::{
-    BlockRead, DestinationMemory, Door, Frame, KvTransport, Link, LinkClosed, Listener, Ready, TransportError,
+    BlockRead, DestinationMemory, Door, Frame, KvTransport, Link, LinkClosed, Listener, TransportError,
 };
 use socket::FdSocket;
 use views::Views;
@@ -160,7 +161,7 @@ impl KvTransport for ShmTransport {
             incarnation: peer.incarnation,
             path,
             view: None,
-            announced: None,
+            readable: Readable::default(),
         }))
     }
 }
@@ -220,8 +221,7 @@ struct ShmLink {
     incarnation: u64,
     path: PathBuf,
     view: Option<Arc<SharedView>>,
-    /// The chunk that may be read.
-    announced: Option<Ready>,
+    readable: Readable,
 }
 
 impl ShmLink {
@@ -238,15 +238,6 @@ impl ShmLink {
         self.view = Some(Arc::clone(&view));
         Ok(view)
     }
-
-    /// Whether the source has announced the block.
-    fn may_read(&self, read: &BlockRead) -> bool {
-        self.announced.as_ref().is_some_and(|ready| {
-            let position = read.index.checked_sub(ready.first_index);
-            let announced = position.and_then(|position| ready.blocks.get(position as usize));
-            announced.is_some_and(|sum| sum.block == read.source)
-        })
-    }
 }
 
 #[async_trait]
@@ -257,9 +248,7 @@ impl Link for ShmLink {
 
     async fn recv(&mut self) -> Option<Frame> {
         let frame = self.control.recv().await?;
-        if let Frame::Ready(ready) = &frame {
-            self.announced = Some(ready.clone());
-        }
+        self.readable.note(&frame);
         Some(frame)
     }
 
@@ -267,7 +256,7 @@ impl Link for ShmLink {
         if reads.is_empty() {
             return Ok(());
         }
-        if !reads.iter().all(|read| self.may_read(read)) {
+        if !self.readable.covers(reads) {
             return Err(LinkClosed);
         }
         let view = self.view()?;

@@ -10,10 +10,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::serving::Serving;
-use super::wire::{LinkKey, PREFACE_BYTES, Preface, Purpose};
+use super::wire::{PREFACE_BYTES, Preface, Purpose};
 use super::{TcpOptions, set_up};
 use crate::acceptor::{Acceptor, LINGER};
 use crate::control::{ControlStream, serve_control};
+use crate::link_key::LinkKey;
 use crate::{Door, LinkClosed, Listener};
 
 /// A connection says what it is for within this time.

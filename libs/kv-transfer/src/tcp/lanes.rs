@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::TcpOptions;
 use super::busy::Busy;
 use super::reading::{Connection, Failure};
-use super::wire::LinkKey;
+use crate::link_key::LinkKey;
 use crate::{BlockRead, DestinationMemory, LinkClosed};
 
 /// Reads that wait for a thread at most, over all hand-offs from one source.

@@ -26,12 +26,13 @@ use tokio::sync::mpsc;
 use vlinders_types::Hello;
 
 use crate::control::ControlStream;
+use crate::link_key::LinkKey;
 use crate::{
     BlockRead, DestinationMemory, Door, Frame, KvTransport, Link, LinkClosed, Listener, TransportError,
 };
 use busy::Busy;
 use lanes::{Job, Lanes, Peer, Pool};
-use wire::{LinkKey, MAX_REQUEST_BLOCKS, Preface, Purpose};
+use wire::{MAX_REQUEST_BLOCKS, Preface, Purpose};
 
 /// The name in [`Hello::transports`].
 const NAME: &str = "tcp";

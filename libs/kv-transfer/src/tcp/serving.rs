@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 
 use super::busy::Busy;
-use super::wire::{BlockHead, LinkKey, Request};
+use super::wire::{BlockHead, Request};
 use crate::Session;
+use crate::link_key::LinkKey;
 
 /// Data connections to one endpoint at most; each has a thread.
 const MAX_CONNECTIONS: usize = 512;

@@ -16,33 +16,18 @@ use std::io::{self, ErrorKind, Read};
 
 use vlinders_types::BlockId;
 
+use crate::link_key::{KEY_BYTES, LinkKey};
+
 const MAGIC: [u8; 4] = *b"VLKT";
 const VERSION: u8 = 1;
 /// Bytes of a [`Preface`].
 pub(super) const PREFACE_BYTES: usize = 32;
 const REQUEST_HEAD_BYTES: usize = KEY_BYTES + 8;
-const KEY_BYTES: usize = 16;
 const READ_BYTES: usize = 8;
 /// Bytes of a [`BlockHead`].
 pub(super) const BLOCK_HEAD_BYTES: usize = 8;
 /// Blocks of one request at most.
 pub(super) const MAX_REQUEST_BLOCKS: usize = crate::MAX_FRAME_BLOCKS;
-
-/// Names a hand-off on data connections. Random, so that nobody else reads under it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct LinkKey([u8; KEY_BYTES]);
-
-impl LinkKey {
-    /// A new one.
-    pub(super) fn random() -> io::Result<Self> {
-        let mut key = [0; KEY_BYTES];
-        let mut filled = 0;
-        while filled < KEY_BYTES {
-            filled += rustix::rand::getrandom(&mut key[filled..], rustix::rand::GetRandomFlags::empty())?;
-        }
-        Ok(Self(key))
-    }
-}
 
 /// What a connection is for.
 #[derive(Clone, Copy, PartialEq, Eq)]

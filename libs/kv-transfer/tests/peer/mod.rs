@@ -13,12 +13,17 @@ use vlinders_kernel_shared_memory::SharedPool;
 use vlinders_kv_transfer::{
     Endpoint, EndpointConfig, KvTransport, PullOrder, ShmOptions, ShmTransport, TcpOptions, TcpTransport,
 };
+#[cfg(feature = "nixl")]
+use vlinders_kv_transfer::{NixlLanes, NixlOptions, NixlTransport};
 use vlinders_types::{BlockId, Hello, RequestId, Ticket, WorkerId};
 
 /// Blocks as large as those of an 8 B model.
 pub(crate) const BLOCK_BYTES: usize = 2 << 20;
 pub(crate) const BLOCKS: u32 = 48;
 pub(crate) const LEASE: Duration = Duration::from_millis(1_500);
+/// Its first read connects, which takes long on a busy machine.
+#[cfg(feature = "nixl")]
+pub(crate) const NIXL_LEASE: Duration = Duration::from_secs(5);
 pub(crate) const REQUEST: RequestId = RequestId(5);
 const TASK: &str = "VLINDERS_TEST_PEER";
 
@@ -27,6 +32,8 @@ const TASK: &str = "VLINDERS_TEST_PEER";
 pub(crate) enum Way {
     Tcp(SocketAddr),
     Shm(PathBuf),
+    #[cfg(feature = "nixl")]
+    Nixl,
 }
 
 impl Way {
@@ -34,6 +41,21 @@ impl Way {
         match self {
             Self::Tcp(address) => TcpTransport::new(TcpOptions::new(*address)),
             Self::Shm(folder) => ShmTransport::new(ShmOptions::new(folder.clone())).expect("a host"),
+            #[cfg(feature = "nixl")]
+            Self::Nixl => {
+                let mut options = NixlOptions::new(([127, 0, 0, 1], 0).into());
+                (options.lanes, options.device) = (NixlLanes::Tcp, Some("lo".to_owned()));
+                NixlTransport::new(options).expect("tests/nixl-env has set up the library")
+            }
+        }
+    }
+
+    /// How long its endpoints wait for one another.
+    fn lease(&self) -> Duration {
+        match self {
+            Self::Tcp(_) | Self::Shm(_) => LEASE,
+            #[cfg(feature = "nixl")]
+            Self::Nixl => NIXL_LEASE,
         }
     }
 
@@ -41,18 +63,29 @@ impl Way {
         match self {
             Self::Tcp(_) => "tcp",
             Self::Shm(_) => "shm",
+            #[cfg(feature = "nixl")]
+            Self::Nixl => "nixl",
         }
     }
 }
 
 /// An endpoint with a pool of its own.
 pub(crate) fn endpoint(way: &Way, incarnation: u64) -> (Arc<Endpoint>, Arc<SharedPool>) {
+    endpoint_over(way, way.transport(), incarnation)
+}
+
+/// As [`endpoint`], over a transport like that of `way`.
+pub(crate) fn endpoint_over(
+    way: &Way,
+    transport: Arc<dyn KvTransport>,
+    incarnation: u64,
+) -> (Arc<Endpoint>, Arc<SharedPool>) {
     let memory = Arc::new(SharedPool::new(BLOCKS, BLOCK_BYTES).expect("memory"));
     let worker = WorkerId::new("peer");
     let mut config = EndpointConfig::new(worker, incarnation, [7; 32], 1, Arc::new(|| 0));
-    config.lease = LEASE;
+    config.lease = way.lease();
     config.chunk_blocks = 8;
-    let endpoint = Endpoint::new(config, memory.clone(), vec![way.transport()]).expect("it can listen");
+    let endpoint = Endpoint::new(config, memory.clone(), vec![transport]).expect("it can listen");
     (endpoint, memory)
 }
 
@@ -75,6 +108,8 @@ impl Peer {
         let place = match way {
             Way::Tcp(address) => address.to_string(),
             Way::Shm(folder) => folder.display().to_string(),
+            #[cfg(feature = "nixl")]
+            Way::Nixl => "anywhere".to_owned(),
         };
         let mut child = Command::new(std::env::current_exe().expect("this program"))
             .args(["the_peer_process", "--exact", "--nocapture"])
@@ -133,13 +168,23 @@ impl Peer {
         let _ = self.child.wait();
     }
 
+    /// Its number in the system.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal by name.
     pub(crate) fn signal(&self, name: &str) {
-        let sent = Command::new("kill")
-            .args(["-s", name, &self.child.id().to_string()])
-            .status();
-        assert!(sent.expect("kill is a program").success());
+        send(self.id(), name);
     }
+}
+
+/// Sends a process a signal by name.
+pub(crate) fn send(process: u32, name: &str) {
+    let sent = Command::new("kill")
+        .args(["-s", name, &process.to_string()])
+        .status();
+    assert!(sent.expect("kill is a program").success());
 }
 
 impl Drop for Peer {
@@ -159,6 +204,8 @@ pub(crate) fn run_if_asked() {
     };
     let way = match way {
         "tcp" => Way::Tcp(place.parse().expect("an address")),
+        #[cfg(feature = "nixl")]
+        "nixl" => Way::Nixl,
         _ => Way::Shm(place.into()),
     };
     let ready: u32 = ready.parse().expect("a number");

@@ -4,6 +4,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
 
 use anyhow::Context;
+use vlinders_engine::Engine;
 use vlinders_kernel_api::Urgency;
 use vlinders_kv_transfer::{KvTransport, ShmOptions, ShmTransport, TcpOptions, TcpTransport};
 use vlinders_types::Epoch;
@@ -36,7 +37,7 @@ async fn serve(role: Role, settings: WorkerSettings) -> anyhow::Result<()> {
         let engine = model.engine(&settings.engine, urgency)?;
         anyhow::Ok((model, engine))
     })?;
-    let transports = transports(&settings)?;
+    let transports = transports(&settings, &*engine)?;
     let process = starting.connect(settings.nats).await?;
     streams::make_missing(&*process.bus, settings.queue).await?;
     let surroundings = Surroundings {
@@ -72,7 +73,7 @@ async fn serve(role: Role, settings: WorkerSettings) -> anyhow::Result<()> {
 }
 
 /// The ways to other workers, best first.
-fn transports(settings: &WorkerSettings) -> anyhow::Result<Vec<Arc<dyn KvTransport>>> {
+fn transports(settings: &WorkerSettings, engine: &dyn Engine) -> anyhow::Result<Vec<Arc<dyn KvTransport>>> {
     let mut transports: Vec<Arc<dyn KvTransport>> = Vec::new();
     if settings.kv_transports.shm {
         let folder = &settings.kv_socket_dir;
@@ -84,8 +85,45 @@ fn transports(settings: &WorkerSettings) -> anyhow::Result<Vec<Arc<dyn KvTranspo
         made.with_context(|| format!("--kv-socket-dir: cannot create {}", folder.display()))?;
         transports.push(ShmTransport::new(ShmOptions::new(folder.clone()))?);
     }
+    transports.extend(nixl(settings, engine)?);
     if settings.kv_transports.tcp {
         transports.push(TcpTransport::new(TcpOptions::new(settings.kv_listen)));
     }
     Ok(transports)
+}
+
+/// `nixl`, if it is wanted and there is such a thing here.
+#[cfg(feature = "nixl")]
+fn nixl(settings: &WorkerSettings, engine: &dyn Engine) -> anyhow::Result<Option<Arc<dyn KvTransport>>> {
+    use crate::settings::NixlUse;
+    use vlinders_kv_transfer::{NixlLanes, NixlOptions, NixlTransport};
+
+    let Some(wanted) = settings.kv_transports.nixl else {
+        return Ok(None);
+    };
+    let mut options = NixlOptions::new(settings.kv_listen);
+    if settings.kv_transports.tcp {
+        // `tcp` has the port that was named.
+        options.listen.set_port(0);
+    }
+    if wanted == NixlUse::Always {
+        options.lanes = NixlLanes::Any;
+    }
+    let made = NixlTransport::new(options).and_then(|nixl| {
+        nixl.prepare(engine.memory())?;
+        Ok(nixl)
+    });
+    match (made, wanted) {
+        (Ok(nixl), NixlUse::Always | NixlUse::IfProtected) => Ok(Some(nixl)),
+        (Err(error), NixlUse::Always) => Err(error).context("--kv-transports: `nixl` cannot be used"),
+        (Err(error), NixlUse::IfProtected) => {
+            tracing::info!(%error, "kv blocks travel without nixl");
+            Ok(None)
+        }
+    }
+}
+
+#[cfg(not(feature = "nixl"))]
+fn nixl(_: &WorkerSettings, _: &dyn Engine) -> anyhow::Result<Option<Arc<dyn KvTransport>>> {
+    Ok(None)
 }

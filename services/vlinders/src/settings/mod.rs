@@ -9,6 +9,7 @@ mod model;
 mod process;
 mod roles;
 mod stores;
+mod transports;
 mod up;
 
 pub(crate) use bus::{NatsArgs, QueueArgs, QueueSettings};
@@ -21,4 +22,6 @@ pub(crate) use roles::{
     WorkerSettings,
 };
 pub(crate) use stores::{DatabaseArgs, SpoolArgs, data_dir};
+#[cfg(feature = "nixl")]
+pub(crate) use transports::NixlUse;
 pub(crate) use up::{UpArgs, UpRole, UpSettings};

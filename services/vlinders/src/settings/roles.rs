@@ -12,9 +12,10 @@ use vlinders_service_kit::{Checks, Given, SettingValue};
 use vlinders_worker::Role;
 
 use super::stores::{chain, secret_from_environment};
+use super::transports::KvTransports;
 use super::{
-    BackendKind, DatabaseArgs, EngineArgs, EngineSettings, LogSettings, ModelArgs, ModelChoice, NatsArgs,
-    ProcessArgs, QueueArgs, QueueSettings, SpoolArgs,
+    DatabaseArgs, EngineArgs, EngineSettings, LogSettings, ModelArgs, ModelChoice, NatsArgs, ProcessArgs,
+    QueueArgs, QueueSettings, SpoolArgs,
 };
 use crate::spool::SpoolSettings;
 
@@ -212,7 +213,8 @@ pub(crate) struct WorkerArgs {
         default_value = "127.0.0.1:0"
     )]
     kv_listen: Given<SocketAddr>,
-    /// How KV blocks travel: `shm`, `tcp`, or both with the best first; `auto` is what this backend can do
+    /// How KV blocks travel: `shm`, `tcp`, `nixl` or several of them; `auto` is what this backend can do, with `nixl`
+    /// where its library is installed, over RDMA only
     #[arg(long, env = "KV_TRANSPORTS", value_name = "LIST", default_value = "auto")]
     kv_transports: Given<KvTransports>,
     /// Folder for the sockets of `shm`, shared by the workers of a host [default: one in the system's temporary folder]
@@ -233,39 +235,6 @@ pub(crate) struct WorkerArgs {
     spool: SpoolArgs,
     #[command(flatten)]
     process: ProcessArgs,
-}
-
-/// Which ways KV blocks may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct KvTransports {
-    pub(crate) shm: bool,
-    pub(crate) tcp: bool,
-    is_auto: bool,
-}
-
-impl SettingValue for KvTransports {
-    fn read(text: &str) -> Result<Self, String> {
-        let mut transports = Self {
-            shm: false,
-            tcp: false,
-            is_auto: false,
-        };
-        for name in text.split(',').map(str::trim) {
-            match name {
-                "shm" => transports.shm = true,
-                "tcp" => transports.tcp = true,
-                "auto" => {
-                    return Ok(Self {
-                        shm: true,
-                        tcp: true,
-                        is_auto: true,
-                    });
-                }
-                _ => return Err("is no list of transports; use `auto`, `shm`, `tcp` or `shm,tcp`".to_owned()),
-            }
-        }
-        Ok(transports)
-    }
 }
 
 /// Checked settings of `vlinders prefill` and `vlinders decode`.
@@ -297,20 +266,13 @@ impl WorkerArgs {
         }
         let engine = self.engine.read(&mut checks);
         let transports = checks.value("kv_transports", &self.kv_transports);
-        let mut transports = transports.unwrap_or(KvTransports {
-            shm: false,
-            tcp: true,
-            is_auto: true,
+        let transports = transports.unwrap_or(KvTransports::AUTO);
+        let transports = transports.with(engine.backend).unwrap_or_else(|text| {
+            checks.fault("kv_transports", text);
+            transports
         });
-        if transports.shm && engine.backend != BackendKind::Cpu {
-            if !transports.is_auto {
-                let text = "`shm` needs --backend cpu, whose blocks other processes can read; use `tcp`";
-                checks.fault("kv_transports", text);
-            }
-            transports.shm = false;
-        }
         let kv_listen = checks.value("kv_listen", &self.kv_listen).unwrap_or_else(local);
-        if transports.tcp && kv_listen.ip().is_unspecified() {
+        if transports.listen() && kv_listen.ip().is_unspecified() {
             let text = format!(
                 "{kv_listen} means every interface; name the address at which other workers reach this one"
             );
