@@ -5,7 +5,7 @@
 
 use std::cmp::Ordering;
 
-use vlinders_types::Beacon;
+use vlinders_types::{Beacon, Presence};
 
 /// Index of the beacon to offer a sequence of `needed_blocks` to; none when no worker has room. The caller has removed
 /// beacons of other models and pools, of the dead, and of those that refused already. `random` is any 64 random bits.
@@ -28,7 +28,9 @@ pub fn choose(beacons: &[Beacon], needed_blocks: u32, random: u64) -> Option<usi
 }
 
 fn has_room(beacon: &Beacon, needed_blocks: u32) -> bool {
-    !beacon.draining && beacon.running < beacon.max_running && beacon.free_blocks >= needed_blocks
+    beacon.presence == Presence::Serving
+        && beacon.running < beacon.max_running
+        && beacon.free_blocks >= needed_blocks
 }
 
 /// `bits` is 32 random bits; the result is below `bound`, which is less than 2^32.
@@ -57,7 +59,7 @@ mod tests {
     use proptest::prelude::*;
     use vlinders_types::{Epoch, ModelName, Pool, WorkerId};
 
-    fn beacon(running: u32, free_blocks: u32, draining: bool) -> Beacon {
+    fn beacon(running: u32, free_blocks: u32, is_draining: bool) -> Beacon {
         Beacon {
             pool: Pool::Decode,
             worker: WorkerId::new("d"),
@@ -69,7 +71,11 @@ mod tests {
             max_running: 10,
             queued_tokens: 0,
             last_batch_seq: Vec::new(),
-            draining,
+            presence: if is_draining {
+                Presence::Draining
+            } else {
+                Presence::Serving
+            },
         }
     }
 

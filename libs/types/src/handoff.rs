@@ -115,6 +115,18 @@ pub struct Beacon {
     pub queued_tokens: u32,
     /// Last `batch_seq` sent, per frontend.
     pub last_batch_seq: Vec<(crate::FrontendId, u64)>,
+    /// Whether it takes work.
+    pub presence: Presence,
+}
+
+/// Where a worker is in its life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Presence {
+    /// It takes work.
+    #[default]
+    Serving,
     /// It takes no new work.
-    pub draining: bool,
+    Draining,
+    /// It holds no work any more: its last word.
+    Left,
 }

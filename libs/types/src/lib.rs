@@ -13,7 +13,7 @@ mod units;
 mod usage;
 
 pub use batch::{Batch, BatchRow, SampleResult, SampleRow, Sampled, Span, StepOutput};
-pub use handoff::{Beacon, Hello, Offer, OfferReply, RefuseReason, ResumeState, Ticket};
+pub use handoff::{Beacon, Hello, Offer, OfferReply, Presence, RefuseReason, ResumeState, Ticket};
 pub use ids::{
     BlockHash, BlockId, Epoch, FrontendId, InvalidRequestId, KeyId, ModelName, Pool, RequestId, SequenceId,
     TenantId, WorkerId,

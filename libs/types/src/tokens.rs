@@ -32,6 +32,8 @@ pub struct Chunk {
     pub logprobs: Vec<TokenLogprob>,
     /// Set on the last chunk of the sequence.
     pub finish: Option<Finish>,
+    /// Its worker leaves and lets go of the sequence here: it goes on with another attempt, at once. Never beside `finish`.
+    pub handed_back: bool,
 }
 
 /// A token's log-probability and its most likely rivals, natural logarithm of the unmodified distribution.

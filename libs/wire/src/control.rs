@@ -1,7 +1,7 @@
 //! Signs of life, commands to workers, and dead letters.
 
 use bytes::Bytes;
-use vlinders_types::{Beacon, Epoch, FrontendId, Heartbeat, ModelName, Pool, WorkerId};
+use vlinders_types::{Beacon, Epoch, FrontendId, Heartbeat, ModelName, Pool, Presence, WorkerId};
 
 use crate::check::{Check, encode};
 use crate::limits::{
@@ -74,7 +74,14 @@ pub fn encode_beacon(beacon: &Beacon) -> Bytes {
         max_running: beacon.max_running,
         queued_tokens: beacon.queued_tokens,
         last_batch_seq: beacon.last_batch_seq.iter().map(last).collect(),
-        draining: beacon.draining,
+        draining: match beacon.presence {
+            Presence::Serving => false,
+            Presence::Draining | Presence::Left => true,
+        },
+        left: match beacon.presence {
+            Presence::Serving | Presence::Draining => false,
+            Presence::Left => true,
+        },
     })
 }
 
@@ -112,7 +119,11 @@ pub fn decode_beacon(bytes: &[u8]) -> Result<Beacon, WireError> {
             .iter()
             .map(|last| (FrontendId::new(&last.frontend), last.batch_seq))
             .collect(),
-        draining: wire.draining,
+        presence: match (wire.draining, wire.left) {
+            (_, true) => Presence::Left,
+            (true, false) => Presence::Draining,
+            (false, false) => Presence::Serving,
+        },
     })
 }
 

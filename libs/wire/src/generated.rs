@@ -37,6 +37,9 @@ pub struct Beacon {
     /// It takes no new work.
     #[prost(bool, tag = "11")]
     pub draining: bool,
+    /// It holds no work any more, and this is its last beacon. Then draining is set too.
+    #[prost(bool, tag = "12")]
+    pub left: bool,
 }
 /// How far a worker's batches to one frontend have come.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -566,6 +569,9 @@ pub struct Chunk {
     /// Set on the last chunk of the sequence.
     #[prost(message, optional, tag = "7")]
     pub finish: ::core::option::Option<Finish>,
+    /// Its worker leaves and lets go of the sequence here: it goes on with another attempt, at once. Never beside finish.
+    #[prost(bool, tag = "8")]
+    pub handed_back: bool,
 }
 /// A token's log-probability and its most likely rivals.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -61,6 +61,7 @@ impl From<&Chunk> for generated::Chunk {
             text: chunk.text.clone(),
             logprobs: chunk.logprobs.iter().map(Into::into).collect(),
             finish: chunk.finish.as_ref().map(Into::into),
+            handed_back: chunk.handed_back,
         }
     }
 }
@@ -73,6 +74,8 @@ impl TryFrom<generated::Chunk> for Chunk {
         check.length("ids", wire.ids.len(), MAX_TOKENS)?;
         let per_token = wire.logprobs.is_empty() || wire.logprobs.len() == wire.ids.len();
         check.require("logprobs", per_token, Fault::Disagrees("ids"))?;
+        let is_over_once = !(wire.handed_back && wire.finish.is_some());
+        check.require("handed_back", is_over_once, Fault::Disagrees("finish"))?;
         let logprobs: Result<Vec<TokenLogprob>, WireError> =
             wire.logprobs.into_iter().map(TryInto::try_into).collect();
         Ok(Self {
@@ -83,6 +86,7 @@ impl TryFrom<generated::Chunk> for Chunk {
             text: wire.text,
             logprobs: logprobs?,
             finish: wire.finish.map(TryInto::try_into).transpose()?,
+            handed_back: wire.handed_back,
         })
     }
 }

@@ -146,6 +146,10 @@ fn a_step_batch_at_odds_with_itself_is_refused_by_field() {
         refused_batch(|batch| batch.chunks[1].ids.truncate(1)),
         "Chunk.logprobs: does not agree with ids"
     );
+    assert_eq!(
+        refused_batch(|batch| batch.chunks[1].handed_back = true),
+        "Chunk.handed_back: does not agree with finish"
+    );
     let finish = |reason| {
         Some(Finish {
             reason,

@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use vlinders_types::{
     Beacon, Cancel, Chunk, Epoch, FaultKind, Finish, FinishReason, FrontendId, Hello, KeyId, ModelName,
-    Offer, OfferReply, Pool, RefuseReason, Request, RequestFault, RequestId, ResumeState, SamplingParams,
-    StepBatch, StopRules, TenantId, Ticket, TokenCounts, TokenLogprob, UsageEvent, WorkerId,
+    Offer, OfferReply, Pool, Presence, RefuseReason, Request, RequestFault, RequestId, ResumeState,
+    SamplingParams, StepBatch, StopRules, TenantId, Ticket, TokenCounts, TokenLogprob, UsageEvent, WorkerId,
 };
 use vlinders_wire as wire;
 
@@ -97,13 +97,14 @@ prop_compose! {
 prop_compose! {
     fn chunk()(
         (handle, attempt, position) in any::<(u64, u32, u32)>(), with_logprobs: bool,
-        tokens in vec((any::<u32>(), logprob()), 0..5), text: String, finish in option::of(finish()),
+        tokens in vec((any::<u32>(), logprob()), 0..5), text: String, finish in option::of(finish()), handed_back: bool,
     ) -> Chunk {
         let (ids, mut logprobs): (Vec<_>, Vec<_>) = tokens.into_iter().unzip();
         if !with_logprobs {
             logprobs.clear();
         }
-        Chunk { handle, attempt, position, ids, text, logprobs, finish }
+        let handed_back = handed_back && finish.is_none();
+        Chunk { handle, attempt, position, ids, text, logprobs, finish, handed_back }
     }
 }
 
@@ -168,7 +169,8 @@ prop_compose! {
 
 prop_compose! {
     fn beacon()(
-        decode: bool, names in [NAME, NAME], (epoch, left, right, draining) in any::<(u64, u32, u32, bool)>(),
+        decode: bool, names in [NAME, NAME], (epoch, left, right) in any::<(u64, u32, u32)>(),
+        presence in select(vec![Presence::Serving, Presence::Draining, Presence::Left]),
         (running, max_running, queued_tokens) in any::<(u32, u32, u32)>(),
         last in vec((NAME, any::<u64>()), 0..4),
     ) -> Beacon {
@@ -176,7 +178,7 @@ prop_compose! {
             pool: if decode { Pool::Decode } else { Pool::Prefill },
             worker: WorkerId::new(&names[0]), model: ModelName::new(&names[1]), epoch: Epoch(epoch),
             free_blocks: left.min(right), total_blocks: left.max(right), running, max_running, queued_tokens,
-            last_batch_seq: last.iter().map(|(name, seq)| (FrontendId::new(name), *seq)).collect(), draining,
+            last_batch_seq: last.iter().map(|(name, seq)| (FrontendId::new(name), *seq)).collect(), presence,
         }
     }
 }

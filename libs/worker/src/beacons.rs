@@ -217,7 +217,7 @@ mod tests {
             max_running: 20,
             queued_tokens: 0,
             last_batch_seq: Vec::new(),
-            draining: false,
+            presence: Presence::Serving,
         }
     }
 

@@ -236,7 +236,7 @@ pub(crate) mod tests {
             max_running: 0,
             queued_tokens: 0,
             last_batch_seq: Vec::new(),
-            draining: false,
+            presence: Presence::Serving,
         }
     }
 

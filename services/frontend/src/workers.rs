@@ -27,7 +27,7 @@ impl Workers {
         let now = Instant::now();
         let seen = Seen {
             model: beacon.model.clone(),
-            is_draining: beacon.draining,
+            is_draining: beacon.presence != Presence::Serving,
             at: now,
         };
         let mut all = self.lock();
@@ -80,7 +80,7 @@ mod tests {
         assert!(workers.serve(&model, fresh));
         assert_eq!(workers.of_model(&model), [WorkerId::new("a")]);
         workers.observe(&Beacon {
-            draining: true,
+            presence: Presence::Draining,
             ..beacon("a", Pool::Decode, 1)
         });
         assert!(!workers.serve(&model, fresh));

@@ -4,8 +4,9 @@
 use bytes::Bytes;
 use vlinders_types::{
     Beacon, Cancel, Chunk, Epoch, FaultKind, Finish, FinishReason, FrontendId, Heartbeat, Hello, KeyId,
-    ModelName, Offer, OfferReply, Pool, RefuseReason, Request, RequestFault, RequestId, ResumeState,
-    SamplingParams, StepBatch, StopRules, TenantId, Ticket, TokenCounts, TokenLogprob, UsageEvent, WorkerId,
+    ModelName, Offer, OfferReply, Pool, Presence, RefuseReason, Request, RequestFault, RequestId,
+    ResumeState, SamplingParams, StepBatch, StopRules, TenantId, Ticket, TokenCounts, TokenLogprob,
+    UsageEvent, WorkerId,
 };
 use vlinders_wire as wire;
 use vlinders_wire::{DeadLetter, Drain, Resend, TenantTokens, WireError};
@@ -69,6 +70,7 @@ pub fn step_batch() -> StepBatch {
                 position: 2,
                 ids: vec![300],
                 text: "héllo".to_owned(),
+                handed_back: true,
                 ..Chunk::default()
             },
             Chunk {
@@ -100,6 +102,7 @@ pub fn step_batch() -> StepBatch {
                         message: "too late".to_owned(),
                     }),
                 }),
+                handed_back: false,
             },
         ],
     }
@@ -179,7 +182,7 @@ pub fn beacon() -> Beacon {
         max_running: 64,
         queued_tokens: 512,
         last_batch_seq: vec![(FrontendId::new("frontend-1"), 12)],
-        draining: true,
+        presence: Presence::Left,
     }
 }
 

@@ -287,7 +287,7 @@ pub(crate) fn beacon_of(worker: &WorkerId, pool: Pool, epoch: u64) -> Beacon {
         max_running: 8,
         queued_tokens: 0,
         last_batch_seq: Vec::new(),
-        draining: false,
+        presence: Presence::Serving,
     }
 }
 
