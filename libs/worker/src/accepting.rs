@@ -31,7 +31,7 @@ impl Accepting {
         self.bus.subscribe(&subject).await
     }
 
-    /// Serves offers until told to stop.
+    /// Serves offers until told to stop, and those that are there by then.
     pub(crate) async fn serve(
         self: Arc<Self>,
         mut offers: Box<dyn Subscription>,
@@ -40,8 +40,8 @@ impl Accepting {
         loop {
             let incoming = tokio::select! {
                 biased;
-                () = stopping.cancelled() => return,
                 incoming = offers.next() => incoming,
+                () = stopping.cancelled() => None,
             };
             let Some(incoming) = incoming else { return };
             // Room is asked for in order; only the pull runs beside the next offer. There are never more pulls than

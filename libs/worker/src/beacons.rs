@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use vlinders_bus::{Bus, Subject, Subscription};
 use vlinders_scheduler::placement;
-use vlinders_types::{Beacon, FrontendId, ModelName, Pool, WorkerId};
+use vlinders_types::{Beacon, FrontendId, ModelName, Pool, Presence, WorkerId};
 
 use crate::config::WorkerConfig;
 
@@ -22,42 +22,48 @@ pub(crate) struct Load {
     pub(crate) total_blocks: u32,
     pub(crate) running: u32,
     pub(crate) queued_tokens: u32,
-    pub(crate) draining: bool,
     pub(crate) last_batch_seq: Vec<(FrontendId, u64)>,
 }
 
 /// The load as the loop last left it.
 pub(crate) type SharedLoad = Arc<Mutex<Load>>;
 
-/// Sends this worker's beacons until told to stop; the last one says that it leaves.
+/// What a worker's beacons depend on beside its load.
+pub(crate) struct Departing {
+    /// Cancelled when it is asked to leave.
+    pub(crate) asked: CancellationToken,
+    /// Cancelled when everything it had to say is said.
+    pub(crate) gone: CancellationToken,
+}
+
+/// Sends this worker's beacons until it is gone: one at once when it is asked to leave, and a last one when it has left.
 pub(crate) async fn send_beacons(
     bus: Arc<dyn Bus>,
     config: Arc<WorkerConfig>,
     load: SharedLoad,
-    stopping: CancellationToken,
+    departing: Departing,
 ) {
     let mut ticks = tokio::time::interval(config.beacon_interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        let leaving = tokio::select! {
+    let mut presence = Presence::Serving;
+    while presence != Presence::Left {
+        presence = tokio::select! {
             biased;
-            () = stopping.cancelled() => true,
-            _ = ticks.tick() => false,
+            () = departing.gone.cancelled() => Presence::Left,
+            () = departing.asked.cancelled(), if presence == Presence::Serving => Presence::Draining,
+            _ = ticks.tick() => presence,
         };
         for pool in config.role.pools() {
-            let beacon = beacon(&config, *pool, &load, leaving);
+            let beacon = beacon(&config, *pool, &load, presence);
             let subject = Subject::new(vlinders_wire::subjects::beacon_subject(*pool, &config.worker));
             if let Err(error) = bus.publish(&subject, vlinders_wire::encode_beacon(&beacon)).await {
                 tracing::warn!(%error, "beacon not sent");
             }
         }
-        if leaving {
-            return;
-        }
     }
 }
 
-fn beacon(config: &WorkerConfig, pool: Pool, load: &SharedLoad, leaving: bool) -> Beacon {
+fn beacon(config: &WorkerConfig, pool: Pool, load: &SharedLoad, presence: Presence) -> Beacon {
     let load = load.lock().unwrap_or_else(PoisonError::into_inner).clone();
     Beacon {
         pool,
@@ -70,7 +76,7 @@ fn beacon(config: &WorkerConfig, pool: Pool, load: &SharedLoad, leaving: bool) -
         max_running: config.max_running,
         queued_tokens: load.queued_tokens,
         last_batch_seq: load.last_batch_seq,
-        draining: load.draining || leaving,
+        presence,
     }
 }
 
@@ -156,12 +162,16 @@ impl BeaconBook {
         seen.retain(|_, one| now.duration_since(one.at) < SILENCE);
         match seen.get_mut(&beacon.worker) {
             Some(known) if known.beacon.epoch > beacon.epoch => {}
+            Some(_) if beacon.presence == Presence::Left => {
+                seen.remove(&beacon.worker);
+            }
             Some(known) => {
                 *known = Seen {
                     avoid_until: known.avoid_until,
                     ..Seen::new(beacon, now)
                 }
             }
+            None if beacon.presence == Presence::Left => {}
             None => {
                 seen.insert(beacon.worker.clone(), Seen::new(beacon, now));
             }

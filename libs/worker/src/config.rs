@@ -89,6 +89,17 @@ pub struct WorkerConfig {
     pub max_deliver: u32,
     /// How long running sequences may go on once the worker is asked to leave.
     pub drain_limit: Duration,
+    /// What becomes of those that still run then.
+    pub parting: Parting,
+}
+
+/// What becomes of sequences that still run when a worker must leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parting {
+    /// Others go on with them, from the last token the client has.
+    HandBack,
+    /// They end with an error: there are no others.
+    End,
 }
 
 impl WorkerConfig {
@@ -108,6 +119,7 @@ impl WorkerConfig {
             ack_wait: Duration::from_secs(10),
             max_deliver: 3,
             drain_limit: Duration::from_secs(30),
+            parting: Parting::HandBack,
         }
     }
 }

@@ -25,7 +25,7 @@ mod teeth;
 mod tombstones;
 mod turn;
 
-pub use config::{Role, WorkerConfig, WorkerParts};
+pub use config::{Parting, Role, WorkerConfig, WorkerParts};
 #[cfg(feature = "simulation")]
 pub use start::start_simulated;
 pub use start::{WorkerError, start};

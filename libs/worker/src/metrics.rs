@@ -12,6 +12,8 @@ pub(crate) struct WorkerMetrics {
     step_rows: Histogram,
     step_tokens: Histogram,
     pub(crate) preemptions: Counter,
+    pub(crate) handed_back: Counter,
+    pub(crate) given_back: Counter,
     finished: [(FinishReason, Counter); 4],
     hand_offs: [(Outcome, Counter); 5],
     pub(crate) running: Gauge,
@@ -58,6 +60,16 @@ impl WorkerMetrics {
                 labels,
             ),
             preemptions: metrics.counter("preemptions", "Sequences put back for want of blocks", labels),
+            handed_back: metrics.counter(
+                "requests_handed_back",
+                "Requests a leaving worker gave back to their frontends",
+                labels,
+            ),
+            given_back: metrics.counter(
+                "requests_given_back",
+                "Requests a leaving worker gave back to the queue",
+                labels,
+            ),
             finished: finished.map(|reason| {
                 let labels = [("role", role), ("reason", reason.name())];
                 (

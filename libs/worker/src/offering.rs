@@ -107,10 +107,13 @@ impl Offering {
                 }) => return Err(NotTaken::Answered),
                 Ok(OfferReply::Refused { reason }) => {
                     tracing::debug!(%worker, ?reason, request = %order.request.request_id, "offer refused");
-                    let pause = if reason == RefuseReason::LayoutMismatch {
-                        AFTER_SILENCE
-                    } else {
-                        AFTER_REFUSAL
+                    let pause = match reason {
+                        RefuseReason::LayoutMismatch | RefuseReason::Draining => AFTER_SILENCE,
+                        RefuseReason::NoBlocks
+                        | RefuseReason::Full
+                        | RefuseReason::Invalid
+                        | RefuseReason::Cancelled
+                        | RefuseReason::Answered => AFTER_REFUSAL,
                     };
                     span.event("refused", [("by", Fact::Text(worker.as_str()))]);
                     self.beacons.avoid(&worker, pause);

@@ -16,6 +16,8 @@ pub(crate) enum Note {
     Ended(UsageEvent, Option<JobId>),
     /// Acknowledge a queue delivery: somebody answers for it now.
     Settle(JobId),
+    /// Let the queue give a delivery to somebody else, at once.
+    GiveBack(JobId),
     /// Stop caring for a queue delivery that a newer one of the same request replaces.
     Forget(JobId),
     /// Find a decode worker for a sequence.

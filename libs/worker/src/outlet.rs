@@ -25,11 +25,11 @@ const SETTLEMENTS: usize = 8192;
 /// Acknowledgements on their way. One after the other, a queue would fill with requests long done.
 const SETTLED_AT_ONCE: usize = 64;
 
-/// A delivery to acknowledge.
-struct Settlement {
-    job: JobId,
-    /// When its request has ended: not before this.
-    bill: Option<Confirmation>,
+/// What becomes of a delivery.
+enum Settlement {
+    /// Acknowledge it; when its request has ended, not before the bill is where it belongs.
+    Ack(JobId, Option<Confirmation>),
+    GiveBack(JobId),
 }
 
 /// Carries notes out.
@@ -94,11 +94,12 @@ impl Outlet {
                 Note::Ended(_, job) => {
                     let bill = bills.next();
                     match job {
-                        Some(job) => Settlement { job, bill },
+                        Some(job) => Settlement::Ack(job, bill),
                         None => continue,
                     }
                 }
-                Note::Settle(job) => Settlement { job, bill: None },
+                Note::Settle(job) => Settlement::Ack(job, None),
+                Note::GiveBack(job) => Settlement::GiveBack(job),
             };
             settlements
                 .send(settlement)
@@ -112,7 +113,7 @@ impl Outlet {
 fn bill(note: &Note) -> Option<SpoolMessage> {
     match note {
         Note::Ended(event, _) => Some(message(event)),
-        Note::Step(..) | Note::Settle(_) | Note::Forget(_) | Note::Offer(_) => None,
+        Note::Step(..) | Note::Settle(_) | Note::GiveBack(_) | Note::Forget(_) | Note::Offer(_) => None,
     }
 }
 
@@ -128,16 +129,20 @@ fn message(event: &UsageEvent) -> SpoolMessage {
 /// Acknowledges many at once: each waits for its bill and for a word of the queue, none for another.
 async fn settle(jobs: Arc<Jobs>, mut lane: mpsc::Receiver<Settlement>) {
     let settlements = futures::stream::poll_fn(|context| lane.poll_recv(context));
-    let settle_one = async |Settlement { job, bill }| {
-        if let Some(bill) = bill
-            && !bill.is_stored().await
-        {
-            // It stays in the spool, and the delivery in the queue: whoever gets it again bills it under the same id.
-            return;
+    let settle_one = async |settlement| match settlement {
+        Settlement::Ack(job, None) => jobs.settle(job).await,
+        Settlement::Ack(job, Some(bill)) => {
+            if bill.is_stored().await {
+                jobs.settle(job).await;
+            }
+            // Otherwise it stays in the spool, and the delivery goes back to the queue below: whoever gets it again bills it
+            // under the same id.
         }
-        jobs.settle(job).await;
+        Settlement::GiveBack(job) => jobs.give_back(job).await,
     };
     settlements.for_each_concurrent(SETTLED_AT_ONCE, settle_one).await;
+    // Nobody waits for what nobody here will do.
+    jobs.give_back_all().await;
 }
 
 #[cfg(test)]
@@ -183,7 +188,7 @@ mod tests {
         for acknowledged in [None, Some(heard)] {
             let acknowledged = acknowledged.into();
             let job = jobs.open(Box::new(Delivery { acknowledged }));
-            settlements.send(Settlement { job, bill: None }).await.unwrap();
+            settlements.send(Settlement::Ack(job, None)).await.unwrap();
         }
         let settling = settle(jobs, lane);
         tokio::select! {

@@ -15,7 +15,7 @@ use vlinders_wire::{DeadLetter, subjects};
 use crate::config::WorkerConfig;
 use crate::core::{Command, Taken};
 use crate::ending_texts;
-use crate::sequence::JobId;
+use crate::sequence::{Job, JobId};
 use crate::spans::Spans;
 
 /// Requests taken at once at most.
@@ -45,6 +45,23 @@ impl Jobs {
         if let Err(error) = control.ack().await {
             // It comes again; the fence on (request, attempt) makes the second delivery harmless.
             tracing::warn!(%error, "delivery not acknowledged");
+        }
+    }
+
+    /// Lets the queue give a delivery to somebody else, at once.
+    pub(crate) async fn give_back(&self, job: JobId) {
+        let Some(control) = self.forget(job) else { return };
+        if let Err(error) = control.give_back(Duration::ZERO).await {
+            // It comes again when the queue has lost patience.
+            tracing::warn!(%error, "delivery not given back");
+        }
+    }
+
+    /// Gives back whatever is open.
+    pub(crate) async fn give_back_all(&self) {
+        let open: Vec<JobId> = self.lock().keys().copied().collect();
+        for job in open {
+            self.give_back(job).await;
         }
     }
 
@@ -162,6 +179,7 @@ impl Queue {
         };
         self.spans.taken(&request, delivery.delivery_count);
         let last = delivery.delivery_count >= self.config.max_deliver;
+        let may_return = delivery.delivery_count.saturating_add(1) < self.config.max_deliver;
         let command = if last {
             let reason = format!("delivered {} times without an answer", delivery.delivery_count);
             tracing::error!(request = %request.request_id, %reason, "request given up");
@@ -170,14 +188,15 @@ impl Queue {
                 kind: FaultKind::Internal,
                 message: ending_texts::POISONED.to_owned(),
             };
+            let job = self.open(delivery, may_return);
             Command::Reject {
                 request: Box::new(request),
-                job: self.jobs.open(delivery.control),
+                job,
                 fault,
             }
         } else {
             let taken = Taken {
-                job: self.jobs.open(delivery.control),
+                job: self.open(delivery, may_return),
                 slot,
                 at: Instant::now(),
             };
@@ -188,6 +207,11 @@ impl Queue {
         };
         // The loop is gone only when the process leaves; the queue then gives the request to another worker.
         let _loop_gone = self.commands.send(command).await;
+    }
+
+    fn open(&self, delivery: Delivery, may_return: bool) -> Job {
+        let id = self.jobs.open(delivery.control);
+        Job { id, may_return }
     }
 
     async fn bury(&self, delivery: &Delivery, reason: &str, request: Option<&Request>) {

@@ -13,6 +13,14 @@ use crate::output::Output;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct JobId(pub(crate) u64);
 
+/// A delivery that somebody must settle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Job {
+    pub(crate) id: JobId,
+    /// The queue may give it to somebody else who then may still try: its next delivery is not the last.
+    pub(crate) may_return: bool,
+}
+
 /// A sequence that this worker answers for, or is about to.
 pub(crate) struct Sequence {
     pub(crate) request: Arc<Request>,
@@ -24,7 +32,7 @@ pub(crate) struct Sequence {
     pub(crate) next_token_alone: bool,
     pub(crate) first_token_ms: Option<u64>,
     /// The delivery to acknowledge when somebody is answerable for what comes next.
-    pub(crate) job: Option<JobId>,
+    pub(crate) job: Option<Job>,
     /// What goes on with it here: prefill or decode. Nothing while its blocks are on their way.
     pub(crate) span: Span,
     /// Room taken in this worker; given back when the sequence is dropped.

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
 use vlinders_bus::{BusError, Subject};
 use vlinders_kv_blocks::BlockPool;
 use vlinders_scheduler::{AfterFirstToken, Scheduler, SchedulerLimits};
@@ -11,7 +12,7 @@ use vlinders_types::Pool;
 use vlinders_wire::subjects;
 
 use crate::accepting::Accepting;
-use crate::beacons::{BeaconBook, Load, SharedLoad, send_beacons};
+use crate::beacons::{BeaconBook, Departing, Load, SharedLoad, send_beacons};
 use crate::config::{Role, WorkerConfig, WorkerParts};
 use crate::core::{Command, Core, CoreParts};
 use crate::listening::{cancel_subject, drain, pass_cancellations, watch_frontends};
@@ -124,8 +125,9 @@ impl Worker {
             }
             Role::Both => self.take_requests().await?,
         }
-        self.carry_notes(said);
-        self.send_beacons();
+        let gone = CancellationToken::new();
+        self.carry_notes(said, gone.clone());
+        self.send_beacons(gone);
         self.turn(drive, received, notes)
     }
 
@@ -189,10 +191,11 @@ impl Worker {
             .subscribe()
             .await
             .map_err(|source| self.refused("the offer subscription", source))?;
-        let stopping = self.parts.tasks.stopping(Stage::Intake);
+        // To the end: whoever offers to a worker that leaves is told so at once.
+        let stopping = self.parts.tasks.stopping(Stage::Flush);
         self.parts
             .tasks
-            .spawn(Stage::Intake, "offers", accepting.serve(offers, stopping));
+            .spawn(Stage::Flush, "offers", accepting.serve(offers, stopping));
         Ok(())
     }
 
@@ -236,7 +239,8 @@ impl Worker {
         Ok(())
     }
 
-    fn carry_notes(&self, said: mpsc::Receiver<Vec<Note>>) {
+    /// Until the loop has ended and everything it said is carried out; then cancels `gone`.
+    fn carry_notes(&self, said: mpsc::Receiver<Vec<Note>>, gone: CancellationToken) {
         let beacons = self.beacons.clone();
         let offering = Offering {
             bus: Arc::clone(&self.parts.bus),
@@ -254,15 +258,19 @@ impl Worker {
             tasks: self.parts.tasks.clone(),
             recent: self.recent.clone(),
         };
-        // Ends by itself when the loop has ended and everything it said is carried out.
-        self.parts.tasks.spawn(Stage::Flush, "outlet", outlet.run(said));
+        self.parts.tasks.spawn(Stage::Flush, "outlet", async move {
+            outlet.run(said).await;
+            gone.cancel();
+        });
     }
 
-    fn send_beacons(&self) {
+    /// Until the worker is gone: as long as something of it runs, others must not take it for dead.
+    fn send_beacons(&self, gone: CancellationToken) {
         let (bus, config) = (Arc::clone(&self.parts.bus), Arc::clone(&self.config));
-        let stopping = self.parts.tasks.stopping(Stage::Work);
-        let sending = send_beacons(bus, config, Arc::clone(&self.load), stopping);
-        self.parts.tasks.spawn(Stage::Work, "beacons", sending);
+        let asked = self.parts.tasks.stopping(Stage::Work);
+        let departing = Departing { asked, gone };
+        let sending = send_beacons(bus, config, Arc::clone(&self.load), departing);
+        self.parts.tasks.spawn(Stage::Flush, "beacons", sending);
     }
 
     fn turn(
@@ -301,6 +309,7 @@ impl Worker {
             metrics: WorkerMetrics::new(&parts.metrics, config.role.name(), facts.block_count),
             spans,
             outbox: Outbox::new(config.worker.clone(), config.epoch),
+            parting: config.parting,
             max_context_tokens: facts.max_context_tokens,
         });
         tracing::info!(worker = %config.worker, role = config.role.name(), engine = %facts.detail, "worker started");

@@ -138,12 +138,14 @@ pub async fn start(parts: FrontendParts, listener: TcpListener) -> Result<Fronte
         frontend: frontend.clone(),
         streams: Arc::clone(&streams),
         lives: Arc::clone(&lives),
+        workers: Arc::clone(&workers),
         clock: Arc::clone(&parts.clock),
         metrics: Arc::clone(&metrics),
         rules: FailoverRules {
             queue: parts.config.queue.clone(),
             first_token_patience: parts.config.first_token_patience,
             max_attempts: parts.config.max_attempts,
+            beacon_fresh: parts.config.beacon_fresh,
         },
     };
     let way = Arc::new(WayBack {

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use vlinders_types::{Beacon, Epoch, ModelName, Pool, WorkerId};
+use vlinders_types::{Beacon, Epoch, ModelName, Pool, Presence, WorkerId};
 
 /// A life that ended so long ago is remembered by nobody's stream.
 const FORGOTTEN: Duration = Duration::from_secs(600);
@@ -22,6 +22,11 @@ pub(crate) enum End {
     NoResponders,
     /// The worker began another life.
     Restarted,
+    /// It said so itself, and that it held nothing any more.
+    Left {
+        /// When.
+        at: Instant,
+    },
 }
 
 /// The lives of all workers heard of.
@@ -94,6 +99,14 @@ impl Lives {
         match beacon.pool {
             Pool::Prefill => life.is_prefill = true,
             Pool::Decode => life.is_decode = true,
+        }
+        match beacon.presence {
+            Presence::Serving | Presence::Draining => {}
+            Presence::Left => {
+                life.ended = Some(End::Left { at: life.at });
+                // What it had to say to a stream may be lost.
+                book.note_loss(&beacon.worker);
+            }
         }
     }
 
@@ -173,9 +186,15 @@ impl Lives {
             .known
             .entry(worker.clone())
             .or_insert_with(|| Life::new(epoch, now));
-        // Whoever speaks again was only slow. What was moved away from it stays where it went.
-        (life.at, life.ended) = (now, None);
-        Some(life)
+        match life.ended {
+            // What comes now was said before.
+            Some(End::Left { .. }) => None,
+            // Whoever speaks again was only slow. What was moved away from it stays where it went.
+            None | Some(End::Silent | End::NoResponders | End::Restarted) => {
+                (life.at, life.ended) = (now, None);
+                Some(life)
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Book> {

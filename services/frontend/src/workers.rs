@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use vlinders_types::{Beacon, ModelName, Pool, WorkerId};
+use vlinders_types::{Beacon, ModelName, Pool, Presence, WorkerId};
 
 /// A worker not heard of for so long is gone and gets no more cancellations.
 const FORGOTTEN: Duration = Duration::from_secs(60);
@@ -25,9 +25,17 @@ struct Seen {
 impl Workers {
     pub(crate) fn observe(&self, beacon: &Beacon) {
         let now = Instant::now();
+        let is_draining = match beacon.presence {
+            Presence::Serving => false,
+            Presence::Draining => true,
+            Presence::Left => {
+                self.lock().remove(&(beacon.pool, beacon.worker.clone()));
+                return;
+            }
+        };
         let seen = Seen {
             model: beacon.model.clone(),
-            is_draining: beacon.presence != Presence::Serving,
+            is_draining,
             at: now,
         };
         let mut all = self.lock();
@@ -50,10 +58,21 @@ impl Workers {
 
     /// Whether both halves of inference are alive for this model.
     pub(crate) fn serve(&self, model: &ModelName, fresh: Duration) -> bool {
+        self.serve_beside(None, model, fresh)
+    }
+
+    /// The same, if this worker takes no more work.
+    pub(crate) fn serve_beside(
+        &self,
+        leaving: Option<&WorkerId>,
+        model: &ModelName,
+        fresh: Duration,
+    ) -> bool {
         let (now, all) = (Instant::now(), self.lock());
         [Pool::Prefill, Pool::Decode].into_iter().all(|pool| {
-            all.iter().any(|((of, _), seen)| {
+            all.iter().any(|((of, worker), seen)| {
                 *of == pool
+                    && leaving != Some(worker)
                     && seen.model == *model
                     && !seen.is_draining
                     && now.duration_since(seen.at) < fresh

@@ -17,7 +17,7 @@ use vlinders_ledger::{Ledger, SqliteLedger};
 use vlinders_service_kit::{Clock, Metrics, StopSignals, SystemClock, Tasks, Traces};
 use vlinders_types::{Epoch, ModelName};
 use vlinders_usage::{UsageConfig, UsageParts};
-use vlinders_worker::Role;
+use vlinders_worker::{Parting, Role};
 
 use crate::greeting::greet_clients;
 use crate::serving::Model;
@@ -245,6 +245,7 @@ impl Up {
             transports: vec![Arc::clone(&self.mem) as Arc<dyn KvTransport>],
             // Workers stop after the frontend: what still runs then was cut off.
             drain_limit: CUT,
+            parting: Parting::End,
         };
         match engines {
             Engines::Split { prefill, decode } => {

@@ -9,7 +9,7 @@ use vlinders_engine::Engine;
 use vlinders_kv_transfer::{Endpoint, EndpointConfig, KvTransport};
 use vlinders_service_kit::{Clock, Metrics, Tasks, Traces};
 use vlinders_types::{Epoch, WorkerId};
-use vlinders_worker::{Role, WorkerConfig, WorkerParts};
+use vlinders_worker::{Parting, Role, WorkerConfig, WorkerParts};
 
 use crate::serving::Model;
 use crate::settings::EngineSettings;
@@ -38,6 +38,8 @@ pub(crate) struct WorkerOrder<'a> {
     pub(crate) transports: Vec<Arc<dyn KvTransport>>,
     /// How long running sequences may go on once the process is asked to stop.
     pub(crate) drain_limit: Duration,
+    /// What becomes of those that still run then.
+    pub(crate) parting: Parting,
 }
 
 impl Surroundings {
@@ -65,6 +67,7 @@ impl Surroundings {
         config.prefill_chunk_tokens = order.settings.prefill_chunk_tokens;
         config.enable_prefix_caching = order.settings.enable_prefix_caching;
         config.drain_limit = order.drain_limit;
+        config.parting = order.parting;
         let clock = Arc::clone(&self.clock);
         let clock = Arc::new(move || clock.now_ms());
         let secret = random_bytes::<40>().context("no random numbers to be had")?;

@@ -32,8 +32,10 @@ pub struct Tally {
     pub cancelled: u64,
     /// Requests that ended with an error, by kind.
     pub errors: BTreeMap<&'static str, u64>,
-    /// Attempts beyond the first.
+    /// Attempts beyond the first, those that were handed back apart.
     pub retries: u64,
+    /// Attempts that a leaving worker handed back.
+    pub handed_back: u64,
     /// Requests answered in full whose bill is smaller, since a worker had given them up.
     pub billed_less: u64,
     /// Hand-offs, by how they ended, and preemptions.
@@ -52,6 +54,7 @@ impl Tally {
         self.complete += other.complete;
         self.cancelled += other.cancelled;
         self.retries += other.retries;
+        self.handed_back += other.handed_back;
         self.billed_less += other.billed_less;
         self.virtual_ms += other.virtual_ms;
         for (kind, count) in &other.errors {
@@ -89,6 +92,7 @@ pub(crate) async fn check(
 ) -> Result<Tally, String> {
     let mut tally = Tally {
         retries: outcome.retries,
+        handed_back: outcome.handed_back,
         counted: counted(&outcome.metrics),
         virtual_ms: u64::try_from(outcome.virtual_time.as_millis()).unwrap_or(u64::MAX),
         fingerprint: outcome.fingerprint,
@@ -99,6 +103,9 @@ pub(crate) async fn check(
         let row = rows.remove(&client.request.request_id);
         let verdict = check_client(scenario, reference, client, row.as_ref(), &mut tally);
         verdict.map_err(|wrong| format!("request {}: {wrong}", client.request.handle))?;
+    }
+    if scenario.only_leaves && (tally.retries > 0 || !tally.errors.is_empty()) {
+        return Err(format!("workers only left, and: {tally:?}"));
     }
     if let Some(stray) = rows.into_values().next() {
         return Err(format!("a bill for nobody: {stray:?}"));
@@ -147,7 +154,7 @@ fn check_client(
     }
     if is_complete && !billed_whole {
         tally.billed_less += 1;
-        if scenario.trusts_queue {
+        if scenario.trusts_queue || scenario.only_leaves {
             return Err(format!("answered in full, billed as {row:?}"));
         }
     }

@@ -47,6 +47,8 @@ pub(crate) struct Client {
     pub(crate) state: State,
     /// Ends that arrived, of all attempts.
     pub(crate) terminals: u32,
+    /// The worker of this attempt has let go of it.
+    pub(crate) is_handed_back: bool,
 }
 
 impl Client {
@@ -62,6 +64,7 @@ impl Client {
             cancel_at,
             state: State::Sending,
             terminals: 0,
+            is_handed_back: false,
         }
     }
 
@@ -124,6 +127,7 @@ impl Client {
             ));
         }
         let is_news = end > self.ids.len() || chunk.finish.is_some();
+        self.is_handed_back |= chunk.handed_back;
         if end > self.ids.len() {
             self.ids.extend(chunk.ids);
             self.text.push_str(&chunk.text);
@@ -146,6 +150,7 @@ impl Client {
         self.early.clear();
         self.heard_at = Instant::now();
         self.was_heard = false;
+        self.is_handed_back = false;
         self.state = State::Sending;
     }
 }

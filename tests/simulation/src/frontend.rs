@@ -45,6 +45,8 @@ pub(crate) struct Frontend {
 pub(crate) struct Served {
     pub(crate) clients: BTreeMap<u64, Client>,
     pub(crate) retries: u64,
+    /// Retries of what a leaving worker handed back.
+    pub(crate) handed_back: u64,
 }
 
 impl Frontend {
@@ -58,6 +60,7 @@ impl Frontend {
         let mut served = Served {
             clients: BTreeMap::new(),
             retries: 0,
+            handed_back: 0,
         };
         let mut turn = 0;
         while !self.arrivals.is_empty() || served.clients.values().any(|client| !client.is_over()) {
@@ -99,6 +102,10 @@ impl Frontend {
             ));
             let pushed =
                 pushed.map_err(|wrong| format!("request {handle} from {}: {wrong}", batch.worker))?;
+            if client.is_handed_back && !client.is_over() {
+                client.retry();
+                served.handed_back += 1;
+            }
             let cancelled_for_us = |state: &State| matches!(state, State::Ended(finish) if finish.reason == FinishReason::Cancelled);
             if pushed == Pushed::News && cancelled_for_us(&client.state) && !client.is_cancelled() {
                 // A worker believed this frontend to be gone. Its client is still there.
@@ -194,8 +201,9 @@ fn describe(chunk: &vlinders_types::Chunk) -> String {
         (finish.reason, fault)
     });
     let end = chunk.position as usize + chunk.ids.len();
+    let handed_back = if chunk.handed_back { " handed back" } else { "" };
     format!(
-        "attempt {} tokens {}..{end} {finish:?}",
+        "attempt {} tokens {}..{end} {finish:?}{handed_back}",
         chunk.attempt, chunk.position
     )
 }

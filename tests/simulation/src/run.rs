@@ -20,6 +20,8 @@ use crate::world::World;
 
 /// Once everything has healed, every request ends within this.
 const END_WITHIN: Duration = Duration::from_secs(240);
+/// Where workers only leave, nobody waits for a queue or a frontend to lose patience.
+const SHORTER_THAN_TIMEOUTS: Duration = Duration::from_secs(45);
 /// A worker that could not start is started again after this.
 const START_AGAIN: Duration = Duration::from_millis(500);
 /// And nothing is left of it after this.
@@ -80,6 +82,7 @@ fn reference() -> &'static Reference {
 pub(crate) struct Outcome {
     pub(crate) ledger: Arc<crate::ledger::SimLedger>,
     pub(crate) retries: u64,
+    pub(crate) handed_back: u64,
     pub(crate) fingerprint: u64,
     pub(crate) metrics: String,
     pub(crate) virtual_time: Duration,
@@ -95,11 +98,12 @@ async fn simulate(
     let mut world = World::new(scenario, text, trace.clone()).await?;
     let frontends = start_frontends(&mut world);
     play(&mut world).await?;
-    let (mut clients, mut retries) = (Vec::new(), 0);
+    let (mut clients, mut retries, mut handed_back) = (Vec::new(), 0, 0);
     for served in frontends {
         let served = served.await.map_err(|_| "a frontend panicked")??;
         clients.extend(served.clients.into_values());
         retries += served.retries;
+        handed_back += served.handed_back;
     }
     clients.sort_by_key(|client| client.request.handle);
     let (ledger, metrics, began) = (Arc::clone(&world.ledger), world.metrics.clone(), world.began);
@@ -107,6 +111,7 @@ async fn simulate(
     let outcome = Outcome {
         ledger,
         retries,
+        handed_back,
         fingerprint: trace.fingerprint(),
         metrics: metrics.encode(),
         virtual_time: began.elapsed(),
@@ -119,6 +124,12 @@ fn start_frontends(world: &mut World) -> Vec<oneshot::Receiver<Result<Served, St
     let workers: Vec<_> = (0..world.workers.len())
         .map(|worker| world.worker_id(worker))
         .collect();
+    let is_orderly = world.scenario.is_calm || world.scenario.only_leaves;
+    let end_within = if world.scenario.only_leaves {
+        SHORTER_THAN_TIMEOUTS
+    } else {
+        END_WITHIN
+    };
     let mut running = Vec::new();
     for (number, arrivals) in frontends.into_iter().enumerate() {
         let frontend = Frontend {
@@ -127,10 +138,10 @@ fn start_frontends(world: &mut World) -> Vec<oneshot::Receiver<Result<Served, St
             workers: workers.clone(),
             clock: world.clock(0),
             arrivals: arrivals.into(),
-            patience: Duration::from_secs(if world.scenario.is_calm { 60 } else { 3 }),
-            trusts_queue: world.scenario.trusts_queue || world.scenario.is_calm,
+            patience: Duration::from_secs(if is_orderly { 60 } else { 3 }),
+            trusts_queue: world.scenario.trusts_queue || is_orderly,
             began: world.began,
-            give_up_at: world.began + world.scenario.heal_at + END_WITHIN,
+            give_up_at: world.began + world.scenario.heal_at + end_within,
             trace: world.trace.clone(),
         };
         let (done, served) = oneshot::channel();
@@ -240,7 +251,7 @@ impl Scenario {
     /// One large worker that does everything, and nothing that goes wrong.
     fn make_undisturbed(&mut self, arrivals: impl Iterator<Item = Arrival>) {
         self.is_calm = true;
-        self.trusts_queue = false;
+        (self.trusts_queue, self.only_leaves) = (false, false);
         self.mishaps.clear();
         self.disk_time = Duration::ZERO;
         self.plan.clear();

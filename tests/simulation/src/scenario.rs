@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use vlinders_bus::Subject;
 use vlinders_bus::faults::{FaultPlan, Faults};
-use vlinders_worker::Role;
+use vlinders_worker::{Parting, Role};
 
 use crate::network::WireFaults;
 use crate::random::Random;
 use crate::requests::{LEAST_BLOCKS, NUMBERS};
+use crate::world::LEAVE_WITHIN;
 
 /// How a worker is made, in each of its lives.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +75,11 @@ pub(crate) struct Scenario {
     pub(crate) is_calm: bool,
     /// Only workers crash, and a request nobody answered is left to the queue.
     pub(crate) trusts_queue: bool,
+    /// Workers are asked to leave, one after the other, and nothing else goes wrong.
+    pub(crate) only_leaves: bool,
+    /// How long a worker that is asked to leave may go on with what it has begun, and what then becomes of it.
+    pub(crate) drain_limit: Duration,
+    pub(crate) parting: Parting,
     pub(crate) shapes: Vec<Shape>,
     pub(crate) frontends: Vec<Vec<Arrival>>,
     pub(crate) plan: FaultPlan,
@@ -103,13 +109,18 @@ impl Scenario {
         let mut random = Random::new(seed);
         let is_calm = random.one_in(8);
         let trusts_queue = !is_calm && random.one_in(6);
+        let only_leaves = !is_calm && !trusts_queue && random.one_in(4);
+        let is_orderly = is_calm || only_leaves;
         let heal_at = random.millis(4_000, 20_000);
-        let shapes = shapes(&mut random.fork(), is_calm);
+        let shapes = shapes(&mut random.fork(), is_orderly, only_leaves);
         let mut scenario = Self {
             seed,
             is_calm,
             trusts_queue,
-            frontends: arrivals(&mut random.fork(), is_calm, heal_at),
+            only_leaves,
+            drain_limit: Duration::ZERO,
+            parting: Parting::HandBack,
+            frontends: arrivals(&mut random.fork(), is_orderly, heal_at),
             plan: FaultPlan::new(),
             wires: WireFaults::default(),
             hiccup: 0.0,
@@ -130,7 +141,11 @@ impl Scenario {
         scenario.has_one_disk = random.one_in(2);
         scenario.waits_for_ledger = random.one_in(2);
         scenario.disk_time = Duration::from_millis(random.pick(&[0, 0, 1, 20, 300]));
-        if trusts_queue {
+        scenario.drain_limit = Duration::from_millis(random.pick(&[0, 30, 300, 2_000]));
+        if only_leaves {
+            scenario.ack_wait = Duration::from_secs(60);
+            scenario.leave(&mut random);
+        } else if trusts_queue {
             scenario.ack_wait = Duration::from_millis(1_500);
             // A prefill worker may go down with a request more often than poison would.
             scenario.max_deliver = 1_000;
@@ -166,7 +181,21 @@ impl Scenario {
         }
     }
 
+    /// One worker at a time is away, so that there always is another.
+    fn leave(&mut self, random: &mut Random) {
+        let mut at = random.millis(50, 2_000);
+        while at < self.heal_at {
+            let worker = random.index(self.shapes.len());
+            let down = random.millis(0, 500);
+            self.mishaps.push((at, Mishap::Leave { worker, down }));
+            at += LEAVE_WITHIN + down + random.millis(0, 1_500);
+        }
+    }
+
     fn go_wrong(&mut self, random: &mut Random) {
+        if random.one_in(4) {
+            self.parting = Parting::End;
+        }
         let level = |random: &mut Random, most: u64| {
             if random.one_in(2) {
                 random.below(most) as f64 / 1_000.0
@@ -255,11 +284,14 @@ impl Scenario {
     }
 }
 
-fn shapes(random: &mut Random, is_calm: bool) -> Vec<Shape> {
+fn shapes(random: &mut Random, is_orderly: bool, has_two_of_each: bool) -> Vec<Shape> {
     let mut roles = match random.below(5) {
         0 => vec![Role::Both],
         _ => vec![Role::Prefill, Role::Decode],
     };
+    if has_two_of_each {
+        roles.extend(roles.clone());
+    }
     for _ in 0..random.below(3) {
         let more = if roles[0] == Role::Both {
             Role::Both
@@ -280,7 +312,7 @@ fn shapes(random: &mut Random, is_calm: bool) -> Vec<Shape> {
         chunk_tokens: random.pick(&[16, 48, 128]),
         caching: !random.one_in(3),
         step_us: random.between(500, 20_000),
-        skew_ms: if is_calm {
+        skew_ms: if is_orderly {
             0
         } else {
             i64::try_from(random.below(4_000)).expect("small") - 2_000
@@ -289,7 +321,7 @@ fn shapes(random: &mut Random, is_calm: bool) -> Vec<Shape> {
     roles.into_iter().map(&mut shape).collect()
 }
 
-fn arrivals(random: &mut Random, is_calm: bool, heal_at: Duration) -> Vec<Vec<Arrival>> {
+fn arrivals(random: &mut Random, is_orderly: bool, heal_at: Duration) -> Vec<Vec<Arrival>> {
     let mut frontends = vec![Vec::new(); random.index(2) + 1];
     let spread_ms = u64::try_from(heal_at.as_millis()).expect("short") * 3 / 4;
     let burst_ms = random.pick(&[50, 1_000, spread_ms]);
@@ -298,12 +330,12 @@ fn arrivals(random: &mut Random, is_calm: bool, heal_at: Duration) -> Vec<Vec<Ar
             at: random.millis(0, burst_ms),
             serial,
             number: random.below(NUMBERS),
-            deadline_ms: if is_calm || !random.one_in(6) {
+            deadline_ms: if is_orderly || !random.one_in(6) {
                 150_000
             } else {
                 random.between(2_000, 40_000)
             },
-            cancel_after: (!is_calm && random.one_in(6)).then(|| random.millis(0, 3_000)),
+            cancel_after: (!is_orderly && random.one_in(6)).then(|| random.millis(0, 3_000)),
         };
         let frontend = random.index(frontends.len());
         frontends[frontend].push(arrival);

@@ -15,7 +15,7 @@ use vlinders_worker::{StepTime, WorkerConfig, WorkerParts, start_simulated};
 use crate::network::{SimTransport, WiredMemory};
 use crate::requests::{BYTES, END, model};
 use crate::scenario::Shape;
-use crate::world::{DRAIN_LIMIT, Life, World, text_of};
+use crate::world::{Life, World, text_of};
 
 /// Tokens of the longest sequence.
 const CONTEXT: u32 = 1024;
@@ -66,7 +66,8 @@ impl World {
         config.max_running = shape.max_running;
         config.enable_prefix_caching = shape.caching;
         config.prefill_chunk_tokens = shape.chunk_tokens;
-        config.drain_limit = DRAIN_LIMIT;
+        config.drain_limit = self.scenario.drain_limit;
+        config.parting = self.scenario.parting;
         config.ack_wait = self.scenario.ack_wait;
         config.max_deliver = self.scenario.max_deliver;
         let life = Life {

@@ -23,10 +23,8 @@ use crate::scenario::{Crash, Scenario};
 use crate::settling::end;
 use crate::trace::Trace;
 
-/// A worker that is asked to leave has so long, of which its sequences have [`DRAIN_LIMIT`].
-const LEAVE_WITHIN: Duration = Duration::from_secs(6);
-/// After this, what a leaving worker still runs ends with an error.
-pub(crate) const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+/// A worker that is asked to leave has so long, of which its sequences have what the scenario gives them.
+pub(crate) const LEAVE_WITHIN: Duration = Duration::from_secs(6);
 
 /// One life of a worker, or of the usage service.
 pub(crate) struct Life {

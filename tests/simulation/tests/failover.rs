@@ -1,4 +1,4 @@
-//! Two prefill and two decode workers behind the real frontend, of which one is gone at once under twenty running
+//! Two prefill and two decode workers behind the real frontend, of which one is gone or all are replaced under twenty running
 //! requests: every answer is the undisturbed one, and every request has one bill. In real time, over real sockets.
 
 #![expect(
@@ -97,8 +97,18 @@ fn read(answer: &str) -> Answer {
     }
 }
 
-/// All answers; the worker of the role that is named goes away while the requests run.
-async fn run(killed: Option<(Role, Duration)>) -> (BTreeMap<usize, Answer>, String) {
+/// What happens to the workers while the requests run.
+#[derive(Clone, Copy)]
+enum Disturbance {
+    Nothing,
+    /// The first worker of this role is gone at once after this time.
+    Killed(Role, Duration),
+    /// After this time all of them are replaced, one after the other; each has no time to finish anything.
+    Replaced(Duration),
+}
+
+/// All answers, and the metrics after them.
+async fn run(disturbance: Disturbance) -> (BTreeMap<usize, Answer>, String) {
     let mut world = World::new(None).await;
     let url = world.url();
     let client = reqwest::Client::new();
@@ -110,14 +120,23 @@ async fn run(killed: Option<(Role, Duration)>) -> (BTreeMap<usize, Answer>, Stri
             (number, read(&answer))
         });
     }
-    if let Some((role, after)) = killed {
-        tokio::time::sleep(after).await;
-        world.kill(role);
-        let waiting = world.bus.pending(StreamName::Requests).await.unwrap();
-        assert!(
-            role == Role::Decode || waiting > 0,
-            "prefill had done its work already"
-        );
+    match disturbance {
+        Disturbance::Nothing => {}
+        Disturbance::Killed(role, after) => {
+            tokio::time::sleep(after).await;
+            world.kill(role);
+            let waiting = world.bus.pending(StreamName::Requests).await.unwrap();
+            assert!(
+                role == Role::Decode || waiting > 0,
+                "prefill had done its work already"
+            );
+        }
+        Disturbance::Replaced(after) => {
+            tokio::time::sleep(after).await;
+            for role in [Role::Decode, Role::Prefill, Role::Decode, Role::Prefill] {
+                world.replace(role).await;
+            }
+        }
     }
     let answers = tokio::time::timeout(PATIENCE, asking.join_all()).await;
     let answers: BTreeMap<_, _> = answers.expect("requests never end").into_iter().collect();
@@ -133,10 +152,10 @@ async fn run(killed: Option<(Role, Duration)>) -> (BTreeMap<usize, Answer>, Stri
 }
 
 async fn compare(role: Role, after: Duration) {
-    let (expected, metrics) = run(None).await;
+    let (expected, metrics) = run(Disturbance::Nothing).await;
     assert!(!metrics.contains("vlinders_failovers_total{"), "{metrics}");
     assert!(expected.values().all(|answer| answer.completion_tokens == TOKENS));
-    let (answers, metrics) = run(Some((role, after))).await;
+    let (answers, metrics) = run(Disturbance::Killed(role, after)).await;
     // Of what prefill held, the queue may have delivered everything again before the frontend saw a need to.
     let must_move = role == Role::Decode;
     assert!(
@@ -158,4 +177,15 @@ async fn a_decode_worker_that_is_gone_at_once_changes_no_token_and_no_bill() {
 async fn a_prefill_worker_that_is_gone_at_once_changes_no_token_and_no_bill() {
     // While some of its prompts are computed, some are handed over and some wait.
     compare(Role::Prefill, Duration::from_millis(150)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_that_are_replaced_under_load_change_no_token_and_no_bill() {
+    let (expected, _) = run(Disturbance::Nothing).await;
+    let (answers, metrics) = run(Disturbance::Replaced(Duration::from_millis(400))).await;
+    assert_eq!(answers, expected);
+    assert!(
+        metrics.contains("vlinders_failovers_total{reason=\"handed_back\"}"),
+        "nothing was handed back: {metrics}"
+    );
 }

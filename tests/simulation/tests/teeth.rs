@@ -82,6 +82,11 @@ fn a_bill_for_the_last_attempt_alone_is_noticed() {
 }
 
 #[test]
+fn a_worker_that_leaves_without_a_word_is_noticed() {
+    assert_bites("leaves-without-a-word");
+}
+
+#[test]
 fn an_ignored_checksum_is_noticed() {
     assert_bites("checksum-ignored");
 }

@@ -10,7 +10,7 @@ use vlinders_types::{
 use super::Core;
 use crate::ending_texts as texts;
 use crate::outbox::Note;
-use crate::sequence::{HandOff, JobId, Phase, Sequence};
+use crate::sequence::{HandOff, Job, Phase, Sequence};
 use crate::spans::tell_end;
 use crate::teeth::bites;
 use crate::tombstones::Burial;
@@ -53,7 +53,7 @@ impl Core {
 
     /// Frees the blocks, and withdraws a hand-off under way. False when decode has the sequence already: then it is
     /// decode's to end, and only the delivery is settled here.
-    fn withdraw(&mut self, id: SequenceId, sequence: &mut Sequence) -> bool {
+    pub(super) fn withdraw(&mut self, id: SequenceId, sequence: &mut Sequence) -> bool {
         let Some(source) = sequence.hand_off().and_then(HandOff::abandon) else {
             self.scheduler.finish(id);
             return true;
@@ -64,7 +64,7 @@ impl Core {
             return true;
         }
         if let Some(job) = sequence.job.take() {
-            self.outbox.push(Note::Settle(job));
+            self.outbox.push(Note::Settle(job.id));
         }
         false
     }
@@ -73,7 +73,7 @@ impl Core {
     pub(super) fn refuse_unstarted(
         &mut self,
         request: &Request,
-        job: Option<JobId>,
+        job: Option<Job>,
         reason: FinishReason,
         fault: Option<RequestFault>,
     ) {
@@ -104,7 +104,7 @@ impl Core {
         counts: TokenCounts,
         finish: FinishReason,
         first_token_ms: Option<u64>,
-        job: Option<JobId>,
+        job: Option<Job>,
     ) {
         self.metrics.ended(finish);
         let usage = UsageEvent {
@@ -121,7 +121,7 @@ impl Core {
             first_token_ms,
             finished_ms: self.clock.now_ms(),
         };
-        self.outbox.push(Note::Ended(usage, job));
+        self.outbox.push(Note::Ended(usage, job.map(|job| job.id)));
     }
 
     /// Drops a sequence that a newer attempt of the same request replaces: that one will be answered and billed.
@@ -132,7 +132,7 @@ impl Core {
         sequence.span.set("outcome", "superseded");
         self.withdraw(id, &mut sequence);
         if let Some(job) = sequence.job.take() {
-            self.outbox.push(Note::Settle(job));
+            self.outbox.push(Note::Settle(job.id));
         }
     }
 
@@ -205,28 +205,6 @@ impl Core {
             message: texts::INTERNAL.to_owned(),
         };
         self.end(id, FinishReason::Error, None, Some(fault));
-    }
-
-    /// Leaves at once: every sequence this worker answers for ends with an error.
-    pub(super) fn end_everything(&mut self) {
-        self.draining = true;
-        let mut ids: Vec<SequenceId> = self.sequences.keys().copied().collect();
-        ids.sort_unstable();
-        for id in ids {
-            let awaiting = self
-                .sequences
-                .get(&id)
-                .is_some_and(|one| matches!(one.phase, Phase::AwaitingKv { .. }));
-            if awaiting {
-                self.drop_unowned(id, false);
-            } else {
-                let fault = RequestFault {
-                    kind: FaultKind::Overloaded,
-                    message: texts::LEAVING.to_owned(),
-                };
-                self.end(id, FinishReason::Error, None, Some(fault));
-            }
-        }
     }
 
     /// Takes a sequence out of the worker's books. The scheduler has its own.

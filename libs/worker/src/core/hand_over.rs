@@ -11,6 +11,7 @@ use vlinders_types::{
     BlockId, FaultKind, FinishReason, RequestFault, ResumeState, SequenceId, TokenId, blocks_for_tokens,
 };
 
+use super::leaving::Departure;
 use super::{Core, NotTaken};
 use crate::ending_texts as texts;
 use crate::outbox::{Note, OfferOrder};
@@ -121,7 +122,7 @@ impl Core {
             Outcome::Ok | Outcome::BadChecksum => {
                 hand_off.source = None;
                 if let Some(job) = sequence.job.take() {
-                    self.outbox.push(Note::Settle(job));
+                    self.outbox.push(Note::Settle(job.id));
                 }
                 self.scheduler.finish(id);
                 self.forget(id);
@@ -156,7 +157,7 @@ impl Core {
             let known = self.scheduler.kv_arrived(id, &resume.generated);
             known
                 .expect("a sequence in the worker's books that awaits its blocks does so in the scheduler's");
-            self.end_if_cancelled(id);
+            self.end_if_unwanted(id);
         }
     }
 
@@ -186,7 +187,7 @@ impl Core {
             let known = self.scheduler.kv_failed(id, generated, destination);
             known
                 .expect("a sequence in the worker's books that awaits its blocks does so in the scheduler's");
-            self.end_if_cancelled(id);
+            self.end_if_unwanted(id);
         }
     }
 
@@ -208,13 +209,16 @@ impl Core {
         true
     }
 
-    fn end_if_cancelled(&mut self, id: SequenceId) {
+    /// It is ours now: to end if it was cancelled on its way, and not to keep if there is no time left.
+    fn end_if_unwanted(&mut self, id: SequenceId) {
         let Some(sequence) = self.sequences.get_mut(&id) else {
             return;
         };
         let before = std::mem::replace(&mut sequence.phase, Phase::Local);
         if matches!(before, Phase::AwaitingKv { cancelled: true }) {
             self.end_unwanted(id);
+        } else if self.departure == Departure::Over {
+            self.let_go(id);
         }
     }
 

@@ -8,12 +8,13 @@ use vlinders_scheduler::{AdoptError, NewSequence, SubmitError};
 use vlinders_service_kit::Span;
 use vlinders_types::{FaultKind, FinishReason, RefuseReason, Request, RequestFault, SequenceId, TokenId};
 
+use super::leaving::Departure;
 use super::{Core, Reserved, Taken};
 use crate::config::Role;
 use crate::ending_texts as texts;
 use crate::outbox::Note;
 use crate::output::Output;
-use crate::sequence::{HandOff, JobId, Phase, Sequence};
+use crate::sequence::{HandOff, Job, Phase, Sequence};
 use crate::teeth::bites;
 use crate::tombstones::Burial;
 
@@ -21,8 +22,11 @@ impl Core {
     /// Takes a request from the queue.
     pub(super) fn admit(&mut self, request: Request, taken: Taken) {
         let Taken { job, slot, at } = taken;
+        if self.departure != Departure::Staying {
+            return self.send_away(&request, job);
+        }
         match self.tombstones.find(request.request_id, request.attempt) {
-            Some(Burial::Superseded) => return self.outbox.push(Note::Settle(job)),
+            Some(Burial::Superseded) => return self.outbox.push(Note::Settle(job.id)),
             Some(Burial::Cancelled) => {
                 return self.refuse_unstarted(&request, Some(job), FinishReason::Cancelled, None);
             }
@@ -55,7 +59,7 @@ impl Core {
                     Role::Decode | Role::Both => Phase::Local,
                 };
                 if bites("acknowledged-before-answered") {
-                    self.outbox.push(Note::Settle(job));
+                    self.outbox.push(Note::Settle(job.id));
                 }
                 let span = self.spans.prefill(&request, at);
                 let sequence = self.insert(id, request, phase);
@@ -71,7 +75,7 @@ impl Core {
     }
 
     /// Answers a request from the queue with an error.
-    pub(super) fn reject(&mut self, request: &Request, job: JobId, fault: RequestFault) {
+    pub(super) fn reject(&mut self, request: &Request, job: Job, fault: RequestFault) {
         if let Some(running) = self.by_request.get(&request.request_id).copied()
             && !self.supersede(running, request, job)
         {
@@ -97,7 +101,7 @@ impl Core {
     }
 
     fn try_reserve(&mut self, request: Request) -> Result<Reserved, RefuseReason> {
-        if self.draining {
+        if self.departure != Departure::Staying {
             return Err(RefuseReason::Draining);
         }
         match self.tombstones.find(request.request_id, request.attempt) {
@@ -129,7 +133,7 @@ impl Core {
     }
 
     /// A second delivery of a request that is here already. True when the old one was ended to make way.
-    fn supersede(&mut self, running: SequenceId, request: &Request, job: JobId) -> bool {
+    fn supersede(&mut self, running: SequenceId, request: &Request, job: Job) -> bool {
         let Some(sequence) = self.sequences.get_mut(&running) else {
             return true;
         };
@@ -141,10 +145,10 @@ impl Core {
             (Ordering::Equal, Some(older)) => {
                 // The newest delivery is the one the queue listens to.
                 sequence.job = Some(job);
-                self.outbox.push(Note::Forget(older));
+                self.outbox.push(Note::Forget(older.id));
             }
             // Already answered for, or an attempt that nobody reads any more: this delivery is a late copy.
-            (Ordering::Equal, None) | (Ordering::Less, _) => self.outbox.push(Note::Settle(job)),
+            (Ordering::Equal, None) | (Ordering::Less, _) => self.outbox.push(Note::Settle(job.id)),
         }
         false
     }

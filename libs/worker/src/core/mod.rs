@@ -4,10 +4,12 @@
 //! - `intake.rs`: how sequences come in: from the queue, by an offer
 //! - `hand_over.rs`: how they leave prefill and arrive in decode
 //! - `ending.rs`: how they end, each exactly once
+//! - `leaving.rs`: how the worker lets go of them when it leaves
 
 mod ending;
 mod hand_over;
 mod intake;
+mod leaving;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,10 +26,11 @@ use vlinders_types::{
     SequenceId,
 };
 
-use crate::config::Role;
+use self::leaving::Departure;
+use crate::config::{Parting, Role};
 use crate::metrics::WorkerMetrics;
 use crate::outbox::Outbox;
-use crate::sequence::{JobId, Phase, Sequence};
+use crate::sequence::{Job, Phase, Sequence};
 use crate::spans::Spans;
 use crate::tombstones::Tombstones;
 
@@ -38,7 +41,7 @@ pub(crate) enum Command {
     /// A request from the queue that must be answered with an error.
     Reject {
         request: Box<Request>,
-        job: JobId,
+        job: Job,
         fault: RequestFault,
     },
     /// A sequence that prefill offers.
@@ -72,15 +75,15 @@ pub(crate) enum Command {
     Cancel(Cancel),
     /// A frontend is gone, and with it everybody who waited behind it.
     FrontendGone(FrontendId),
-    /// Take no new work; leave when the last sequence has ended.
+    /// Take no new work, give back what has not begun, and leave when the last sequence has ended.
     Drain,
-    /// Leave now: what still runs ends with an error.
+    /// Leave now: let go of what still runs.
     DrainExpired,
 }
 
 /// How a request came from the queue.
 pub(crate) struct Taken {
-    pub(crate) job: JobId,
+    pub(crate) job: Job,
     /// The room it was given.
     pub(crate) slot: OwnedSemaphorePermit,
     /// When.
@@ -123,7 +126,8 @@ pub(crate) struct Core {
     batch: Batch,
     max_context_tokens: u32,
     next_sequence: u64,
-    draining: bool,
+    parting: Parting,
+    departure: Departure,
 }
 
 /// What a [`Core`] is made of.
@@ -136,6 +140,7 @@ pub(crate) struct CoreParts {
     pub(crate) metrics: WorkerMetrics,
     pub(crate) spans: Spans,
     pub(crate) outbox: Outbox,
+    pub(crate) parting: Parting,
     pub(crate) max_context_tokens: u32,
 }
 
@@ -156,7 +161,8 @@ impl Core {
             batch: Batch::default(),
             max_context_tokens: parts.max_context_tokens,
             next_sequence: 0,
-            draining: false,
+            parting: parts.parting,
+            departure: Departure::default(),
         }
     }
 
@@ -184,8 +190,8 @@ impl Core {
             Command::NotTaken { sequence, why } => self.not_taken(sequence, why),
             Command::Cancel(cancel) => self.cancel(&cancel),
             Command::FrontendGone(frontend) => self.frontend_gone(&frontend),
-            Command::Drain => self.draining = true,
-            Command::DrainExpired => self.end_everything(),
+            Command::Drain => self.begin_to_leave(),
+            Command::DrainExpired => self.let_go_of_everything(),
         }
     }
 
@@ -250,7 +256,7 @@ impl Core {
                 if let Some(job) = sequence.job.take() {
                     // From here on the frontend knows who answers, notices a loss by itself and has what it needs to
                     // go on: so the first token goes out even when the client waits for the whole.
-                    self.outbox.push(crate::outbox::Note::Settle(job));
+                    self.outbox.push(crate::outbox::Note::Settle(job.id));
                     sequence.end_prefill();
                     sequence.span = self.spans.decode(&request);
                 }
@@ -291,14 +297,13 @@ impl Core {
             total_blocks: counts.total_blocks,
             running: u32::try_from(self.sequences.len()).unwrap_or(u32::MAX),
             queued_tokens: counts.queued_tokens,
-            draining: self.draining,
             last_batch_seq: self.outbox.last_batch_seqs(),
         }
     }
 
     /// Whether the loop may leave.
     pub(crate) fn is_drained(&self) -> bool {
-        self.draining && self.sequences.is_empty()
+        self.departure != Departure::Staying && self.sequences.is_empty()
     }
 
     /// With no sequence left, every block is free or in the prefix index: a leak ends the process in tests and is

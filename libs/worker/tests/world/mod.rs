@@ -26,7 +26,7 @@ use vlinders_types::{
     StopRules, TenantId, TokenId, UsageEvent, WorkerId,
 };
 use vlinders_wire::subjects;
-use vlinders_worker::{Role, WorkerConfig, WorkerParts, start};
+use vlinders_worker::{Parting, Role, WorkerConfig, WorkerParts, start};
 
 /// Ids below this are bytes.
 const BYTES: u32 = 256;
@@ -43,6 +43,10 @@ pub(crate) struct Shape {
     pub(crate) step_us: u64,
     /// Every so many blocks that arrive here are damaged on the way; 0 damages none.
     pub(crate) damage_every: u64,
+    /// How long it may go on once it is asked to leave.
+    pub(crate) drain_ms: u64,
+    /// And what becomes of what it has not finished then.
+    pub(crate) parting: Parting,
 }
 
 impl Shape {
@@ -54,6 +58,8 @@ impl Shape {
             caching: true,
             step_us: 0,
             damage_every: 0,
+            drain_ms: 5_000,
+            parting: Parting::HandBack,
         }
     }
 }
@@ -68,7 +74,7 @@ pub(crate) struct World {
     text: Arc<ModelText>,
     model: ModelName,
     endpoints: Vec<Arc<Endpoint>>,
-    workers: Vec<WorkerId>,
+    workers: Vec<(WorkerId, Tasks)>,
     pub(crate) frontend: FrontendId,
     tokens: Box<dyn Subscription>,
 }
@@ -129,7 +135,7 @@ impl World {
         world
     }
 
-    async fn add(&mut self, shape: &Shape) {
+    pub(crate) async fn add(&mut self, shape: &Shape) {
         let number = self.workers.len() as u64;
         let worker = WorkerId::new(&format!("{}-{number}", shape.role.name()));
         let engine: Box<dyn Engine> = Box::new(SimEngine::new(SimOptions {
@@ -160,16 +166,20 @@ impl World {
         config.enable_prefix_caching = shape.caching;
         config.prefill_chunk_tokens = 48;
         config.beacon_interval = Duration::from_millis(20);
-        config.drain_limit = Duration::from_secs(5);
+        config.drain_limit = Duration::from_millis(shape.drain_ms);
+        config.parting = shape.parting;
+        // Nobody's patience ends while a test runs.
+        config.ack_wait = Duration::from_secs(600);
+        let tasks = Tasks::new();
         self.endpoints.push(Arc::clone(&endpoint));
-        self.workers.push(worker);
+        self.workers.push((worker, tasks.clone()));
         let parts = WorkerParts {
             bus: Arc::clone(&self.bus),
             spool: self.spool.clone().expect("the world runs"),
             engine,
             text: Arc::clone(&self.text),
             endpoint,
-            tasks: self.tasks.clone(),
+            tasks,
             metrics: self.metrics.clone(),
             traces: Traces::off(),
             clock: Arc::clone(&self.clock),
@@ -245,7 +255,7 @@ impl World {
 
     /// Tells every worker.
     pub(crate) async fn bury(&self, cancel: &Cancel) {
-        for worker in &self.workers {
+        for (worker, _) in &self.workers {
             let subject = Subject::new(subjects::worker_subject(worker, subjects::WorkerCall::Cancel));
             self.bus
                 .publish(&subject, vlinders_wire::encode_cancel(cancel))
@@ -261,7 +271,7 @@ impl World {
             epoch: Epoch(epoch),
             from_seq,
         };
-        for worker in &self.workers {
+        for (worker, _) in &self.workers {
             let subject = Subject::new(subjects::worker_subject(worker, subjects::WorkerCall::Resend));
             let bytes = vlinders_wire::encode_resend(&resend);
             // The answer comes when everything is sent.
@@ -348,6 +358,11 @@ impl World {
         events
     }
 
+    /// The name and the tasks of the worker of this place.
+    pub(crate) fn worker(&self, index: usize) -> (WorkerId, Tasks) {
+        self.workers[index].clone()
+    }
+
     /// Stops everything. The loops assert on the way that no block is lost; a panic there shows here.
     pub(crate) async fn stop(mut self) {
         // A hand-off's last word to its source may still be under way.
@@ -367,6 +382,10 @@ impl World {
         );
         // The workers have the last ones.
         self.spool = None;
+        for (_, tasks) in self.workers {
+            tasks.stop(Duration::from_secs(30)).await.unwrap();
+            assert!(!tasks.failed().is_cancelled(), "a task panicked");
+        }
         self.tasks.stop(Duration::from_secs(10)).await.unwrap();
         assert!(!self.tasks.failed().is_cancelled(), "a task panicked");
     }

@@ -80,6 +80,8 @@ pub(crate) struct Assembly {
     /// Chunks whose predecessors are still on their way, by position.
     early: BTreeMap<u32, Chunk>,
     early_since: Option<Instant>,
+    /// The worker of this attempt has let go of it.
+    is_handed_back: bool,
     is_ended: bool,
     accepted: Instant,
     last_tokens: Option<Instant>,
@@ -96,6 +98,7 @@ impl Assembly {
             pending_since: None,
             early: BTreeMap::new(),
             early_since: None,
+            is_handed_back: false,
             is_ended: false,
             accepted: Instant::now(),
             last_tokens: None,
@@ -162,6 +165,12 @@ impl Assembly {
         self.attempt += 1;
         self.early.clear();
         self.early_since = None;
+        self.is_handed_back = false;
+    }
+
+    /// Whether the worker of this attempt has let go of it, and everything it said before is here.
+    pub(crate) fn is_handed_back(&self) -> bool {
+        self.is_handed_back
     }
 
     /// Every token that came.
@@ -225,6 +234,7 @@ impl Assembly {
         self.pending.text.push_str(&chunk.text);
         self.pending.logprobs.extend(chunk.logprobs);
         self.pending_since.get_or_insert_with(Instant::now);
+        self.is_handed_back |= chunk.handed_back;
         if let Some(finish) = chunk.finish {
             self.end(End::Finished(finish));
         }

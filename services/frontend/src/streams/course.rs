@@ -11,6 +11,9 @@ use crate::lives::{Book, End};
 /// not with the lost one.
 const HAND_OVER: Duration = Duration::from_millis(500);
 
+/// So long after a worker's last word nothing more comes from it.
+const LAST_CHUNKS: Duration = Duration::from_millis(500);
+
 /// Why a stream goes on with another attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
@@ -26,6 +29,10 @@ pub(crate) enum Cause {
     Gap,
     /// The queue is empty, and nobody has said a word about it.
     Unanswered,
+    /// Its worker leaves and has given it back.
+    HandedBack,
+    /// Its worker has left without a word about it that came here.
+    Left,
 }
 
 impl Cause {
@@ -38,6 +45,8 @@ impl Cause {
             Self::HandOver => "hand_over",
             Self::Gap => "gap",
             Self::Unanswered => "unanswered",
+            Self::HandedBack => "handed_back",
+            Self::Left => "left",
         }
     }
 }
@@ -121,6 +130,14 @@ impl Course {
         self.standing == Standing::Unsent
     }
 
+    /// Who said the most of this attempt.
+    pub(crate) fn held_by(&self) -> Option<&WorkerId> {
+        match &self.standing {
+            Standing::Held { by, .. } => Some(&by.worker),
+            Standing::Unsent | Standing::Queued { .. } => None,
+        }
+    }
+
     /// How long this attempt has been in the queue without a word.
     pub(crate) fn unanswered(&self) -> Option<Duration> {
         match &self.standing {
@@ -147,7 +164,11 @@ impl Course {
             Some(End::Silent) => return Some(Cause::Silent),
             Some(End::NoResponders) => return Some(Cause::NoResponders),
             Some(End::Restarted) => return Some(Cause::Restarted),
-            None => {}
+            // Its last chunks may come after its last beacon. What prefill holds to its end goes on elsewhere anyway.
+            Some(End::Left { at }) if at.elapsed() >= LAST_CHUNKS && !book.hands_over(&by.worker) => {
+                return Some(Cause::Left);
+            }
+            Some(End::Left { .. }) | None => {}
         }
         if self.has_gap {
             return Some(Cause::Gap);

@@ -19,6 +19,7 @@ use super::stream::{Begun, Stream};
 use super::table::Streams;
 use crate::lives::Lives;
 use crate::metrics::FrontendMetrics;
+use crate::workers::Workers;
 
 /// How often it looks.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -34,8 +35,10 @@ pub(crate) struct FailoverRules {
     pub(crate) queue: String,
     /// How long an attempt may be out of the queue without a word.
     pub(crate) first_token_patience: Duration,
-    /// Attempts of one request at most.
+    /// Attempts of one request at most, workers being lost.
     pub(crate) max_attempts: u32,
+    /// How old a worker's beacon may be for the worker to count as alive.
+    pub(crate) beacon_fresh: Duration,
 }
 
 /// What going on elsewhere needs.
@@ -45,6 +48,7 @@ pub(crate) struct Failover {
     pub(crate) frontend: FrontendId,
     pub(crate) streams: Arc<Streams>,
     pub(crate) lives: Arc<Lives>,
+    pub(crate) workers: Arc<Workers>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Arc<FrontendMetrics>,
     pub(crate) rules: FailoverRules,
@@ -59,6 +63,7 @@ impl Failover {
             tokio::select! {
                 biased;
                 () = end.cancelled() => return,
+                () = self.streams.handed_back() => {}
                 _ = ticks.tick() => {}
             }
             self.turn().await;
@@ -76,8 +81,7 @@ impl Failover {
             .into_iter()
             .chain(unanswered.map(|stream| (stream, Cause::Unanswered)));
         let given_up: Vec<_> = lost
-            .filter(|(stream, cause)| !self.goes_on(stream, *cause))
-            .map(|(stream, _)| stream)
+            .filter_map(|(stream, cause)| Some((self.go_on(&stream, cause)?, stream)))
             .collect();
         self.give_up(&given_up).await;
         let unsent = self.streams.find(Stream::unsent);
@@ -88,7 +92,8 @@ impl Failover {
             .buffer_unordered(AT_ONCE)
             .collect()
             .await;
-        let refused: Vec<_> = sent.into_iter().flatten().collect();
+        let refused = sent.into_iter().flatten();
+        let refused: Vec<_> = refused.map(|stream| (GivenUp::WorkersLost, stream)).collect();
         self.give_up(&refused).await;
     }
 
@@ -136,32 +141,42 @@ impl Failover {
         }
     }
 
-    /// Begins the next attempt. False when the stream had all of them.
-    fn goes_on(&self, stream: &Stream, cause: Cause) -> bool {
+    /// Begins the next attempt, or says why there is none.
+    fn go_on(&self, stream: &Stream, cause: Cause) -> Option<GivenUp> {
         let request = stream.spec.request.request_id;
         self.metrics.failover(cause.name());
-        match stream.begin_attempt(self.rules.max_attempts) {
+        if cause == Cause::HandedBack && !self.has_others(stream) {
+            tracing::error!(%request, "its worker leaves, and there is no other");
+            return Some(GivenUp::Stopping);
+        }
+        match stream.begin_attempt(cause, self.rules.max_attempts) {
             Begun::Attempt(attempt) => {
                 let facts = [("attempt", attempt.into()), ("cause", cause.name().into())];
                 stream.spec.span.event("failover", facts);
                 tracing::warn!(%request, attempt, cause = cause.name(), "a stream goes on elsewhere");
-                true
+                None
             }
             Begun::NoMore => {
                 tracing::error!(%request, cause = cause.name(), "every attempt was lost");
-                false
+                Some(GivenUp::WorkersLost)
             }
-            Begun::Ended => true,
+            Begun::Ended => None,
         }
     }
 
+    /// Whether anybody beside the worker that had it can go on with a stream.
+    fn has_others(&self, stream: &Stream) -> bool {
+        let (model, fresh) = (&stream.spec.request.model, self.rules.beacon_fresh);
+        self.workers.serve_beside(stream.held_by().as_ref(), model, fresh)
+    }
+
     /// Ends streams that no worker is left to end. Their bills are kept before their clients are told.
-    async fn give_up(&self, streams: &[Arc<Stream>]) {
-        let open = streams.iter().filter(|stream| !stream.has_ended());
-        let bills = open.map(|stream| message(&self.usage(stream)));
+    async fn give_up(&self, streams: &[(GivenUp, Arc<Stream>)]) {
+        let open = streams.iter().filter(|(_, stream)| !stream.has_ended());
+        let bills = open.map(|(_, stream)| message(&self.usage(stream)));
         self.spool.keep(bills.collect()).await;
-        for stream in streams {
-            self.streams.give_up(stream.handle(), GivenUp::WorkersLost);
+        for (reason, stream) in streams {
+            self.streams.give_up(stream.handle(), *reason);
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use vlinders_service_kit::SharedSpan;
-use vlinders_types::{Chunk, Request, TokenCounts};
+use vlinders_types::{Chunk, Request, TokenCounts, WorkerId};
 
 use super::assembly::{Assembly, End, GivenUp, News, Pushed, Tempo};
 use super::course::{Cause, Course, Origin};
@@ -17,6 +17,8 @@ use crate::spans::{now_us, tell_end};
 
 /// Missing chunks are waited for so long; workers send lost batches again within this time.
 const GAP: Duration = Duration::from_secs(3);
+/// More than any orderly change of all workers hands one request back: workers that only leave must not keep it for ever.
+const MAX_HANDED_BACK: u32 = 100;
 /// At most one more word in this time to a worker that goes on with an old attempt.
 const TELL_AGAIN: Duration = Duration::from_secs(1);
 
@@ -41,6 +43,9 @@ pub(crate) struct Stream {
 struct State {
     assembly: Assembly,
     course: Course,
+    /// Attempts that went down with their workers, and those that were handed back.
+    lost: u32,
+    handed_back: u32,
 }
 
 /// What became of a chunk, and what it tells beside.
@@ -52,6 +57,8 @@ pub(crate) struct Delivered {
     pub(crate) tempo: Option<Tempo>,
     /// Its sender goes on with an attempt that counts no more, and should be told.
     pub(crate) is_of_the_past: bool,
+    /// Its sender has let go of it: somebody else must go on.
+    pub(crate) is_handed_back: bool,
 }
 
 /// Whether another attempt began.
@@ -70,6 +77,8 @@ impl Stream {
         let state = State {
             assembly: Assembly::new(spec.buffer_bytes),
             course: Course::new(),
+            lost: 0,
+            handed_back: 0,
         };
         Self {
             spec,
@@ -110,6 +119,7 @@ impl Stream {
             tell_end(&self.spec.span, finish);
             finish.counts
         });
+        let is_handed_back = state.assembly.is_handed_back();
         let is_of_the_past = attempt < state.assembly.attempt() && state.course.tell_again(TELL_AGAIN);
         drop(state);
         self.news.notify_one();
@@ -121,6 +131,7 @@ impl Stream {
             counts: counts.unwrap_or_default(),
             tempo: tempo.filter(|_| self.spec.request.stream),
             is_of_the_past,
+            is_handed_back,
         }
     }
 
@@ -151,6 +162,9 @@ impl Stream {
     /// Why it must go on with another attempt, if it must.
     pub(crate) fn cause_to_move(&self, book: &Book) -> Option<Cause> {
         let state = self.lock();
+        if state.assembly.is_handed_back() {
+            return Some(Cause::HandedBack);
+        }
         let cause = state.course.cause(book, &self.spec.request.model);
         cause.or_else(|| {
             let has_gap = state.assembly.missing().is_some_and(|missing| missing > GAP);
@@ -163,13 +177,30 @@ impl Stream {
         self.lock().course.unanswered()
     }
 
-    /// Begins the next attempt of so many, which must be put into the queue.
-    pub(crate) fn begin_attempt(&self, max_attempts: u32) -> Begun {
+    /// Who said the most of its attempt.
+    pub(crate) fn held_by(&self) -> Option<WorkerId> {
+        self.lock().course.held_by().cloned()
+    }
+
+    /// Begins the next attempt, which must be put into the queue, unless so many were lost with their workers. Attempts
+    /// that were handed back are no loss: they went on to their last token.
+    pub(crate) fn begin_attempt(&self, cause: Cause, max_attempts: u32) -> Begun {
         let mut state = self.lock();
         if state.assembly.has_ended() {
             return Begun::Ended;
         }
-        if state.assembly.attempt() + 1 >= max_attempts {
+        let (count, most) = match cause {
+            Cause::HandedBack => (&mut state.handed_back, MAX_HANDED_BACK),
+            Cause::Silent
+            | Cause::NoResponders
+            | Cause::Restarted
+            | Cause::HandOver
+            | Cause::Gap
+            | Cause::Unanswered
+            | Cause::Left => (&mut state.lost, max_attempts),
+        };
+        *count += 1;
+        if *count >= most {
             return Begun::NoMore;
         }
         state.assembly.begin_attempt();

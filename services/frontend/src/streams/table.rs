@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use vlinders_types::{Cancel, Chunk, ModelName, WorkerId};
 
@@ -27,6 +28,8 @@ pub(crate) struct Streams {
     max_running: usize,
     canceller: Canceller,
     metrics: Arc<FrontendMetrics>,
+    /// Somebody must see to a stream at once.
+    handed_back: Notify,
 }
 
 #[derive(Default)]
@@ -55,7 +58,13 @@ impl Streams {
             max_running,
             canceller,
             metrics,
+            handed_back: Notify::new(),
         })
+    }
+
+    /// Waits until a worker has handed a stream back since the last call.
+    pub(crate) async fn handed_back(&self) {
+        self.handed_back.notified().await;
     }
 
     /// Opens a stream. It runs until it ends or its claim is dropped.
@@ -91,6 +100,9 @@ impl Streams {
             return;
         };
         let delivered = stream.push(from, chunk);
+        if delivered.is_handed_back {
+            self.handed_back.notify_one();
+        }
         if delivered.is_of_the_past {
             self.supersede(&stream, Some(&from.worker));
         }

@@ -15,14 +15,14 @@ use vlinders_wire::{decode_usage_event, encode_beacon};
 use crate::support::{Setting, World, beacon_of, check_error, chunk, last, within, worker};
 
 /// A worker that lives through the whole test, so that the other's silence means something.
-struct Scene {
-    world: World,
-    other: WorkerId,
+pub(crate) struct Scene {
+    pub(crate) world: World,
+    pub(crate) other: WorkerId,
     _beacons: DropGuard,
 }
 
 impl Scene {
-    async fn new(config: FrontendConfig) -> Self {
+    pub(crate) async fn new(config: FrontendConfig) -> Self {
         let setting = Setting {
             config,
             ..Default::default()
@@ -49,7 +49,7 @@ impl Scene {
     }
 
     /// The other worker sends chunks of this request's attempt.
-    async fn go_on(&self, request: &Request, chunks: Vec<Chunk>) {
+    pub(crate) async fn go_on(&self, request: &Request, chunks: Vec<Chunk>) {
         let attempt = request.attempt;
         let chunks = chunks.into_iter().map(|chunk| Chunk { attempt, ..chunk });
         self.world
@@ -65,7 +65,7 @@ impl Scene {
         sent.expect("the bus is open");
     }
 
-    async fn metrics(&self) -> String {
+    pub(crate) async fn metrics(&self) -> String {
         let text = within(self.world.get("/metrics").await.text()).await;
         text.expect("metrics are text")
     }
@@ -79,7 +79,7 @@ fn quick() -> FrontendConfig {
 }
 
 /// The text of a chat answer, streamed or not, after checking that it is one: one role, one usage, one end.
-fn text_of(answer: &str, is_streamed: bool) -> String {
+pub(crate) fn text_of(answer: &str, is_streamed: bool) -> String {
     if !is_streamed {
         let body: Value = serde_json::from_str(answer).expect("an answer is JSON");
         assert_eq!(body["usage"]["completion_tokens"], 4);

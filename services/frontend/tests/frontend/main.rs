@@ -5,6 +5,7 @@ mod abuse;
 mod ends;
 mod failover;
 mod health;
+mod leaving;
 mod logs;
 mod model;
 mod refusals;

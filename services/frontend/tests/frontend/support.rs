@@ -18,8 +18,8 @@ use vlinders_frontend::{
 };
 use vlinders_service_kit::{Clock, Metrics, Stage, Tasks, Traces};
 use vlinders_types::{
-    Beacon, Cancel, Chunk, Epoch, FaultKind, Finish, FinishReason, ModelName, Pool, Request, RequestFault,
-    StepBatch, TokenCounts, WorkerId,
+    Beacon, Cancel, Chunk, Epoch, FaultKind, Finish, FinishReason, ModelName, Pool, Presence, Request,
+    RequestFault, StepBatch, TokenCounts, WorkerId,
 };
 use vlinders_wire::subjects::{WorkerCall, beacon_subject, requests_of, tokens_subject, worker_subject};
 use vlinders_wire::{decode_cancel, decode_request, encode_beacon, encode_step_batch};

@@ -8,7 +8,7 @@ use vlinders_engine::Engine;
 use vlinders_kernel_api::Urgency;
 use vlinders_kv_transfer::{KvTransport, ShmOptions, ShmTransport, TcpOptions, TcpTransport};
 use vlinders_types::Epoch;
-use vlinders_worker::Role;
+use vlinders_worker::{Parting, Role};
 
 use super::process::Starting;
 use crate::greeting::greet_operators;
@@ -57,6 +57,7 @@ async fn serve(role: Role, settings: WorkerSettings) -> anyhow::Result<()> {
         engine,
         transports,
         drain_limit: settings.drain,
+        parting: Parting::HandBack,
     };
     let started = surroundings.start(order).await;
     // The worker has its spool, and when it is gone nobody has.

@@ -31,6 +31,7 @@ pub(crate) struct World {
     /// The disk of the host.
     disk: MemorySpools,
     front: Tasks,
+    started: u64,
     /// Each in a process of its own, as it were.
     workers: Vec<(WorkerId, Role, Tasks)>,
     /// Where every process sends its traces.
@@ -58,6 +59,7 @@ impl World {
             metrics: Metrics::default(),
             disk: MemorySpools::default(),
             front: Tasks::new(),
+            started: 0,
             workers: Vec::new(),
             traces,
             frontend: None,
@@ -114,7 +116,8 @@ impl World {
     }
 
     async fn start_worker(&mut self, role: Role) {
-        let number = self.workers.len() as u64;
+        let number = self.started;
+        self.started += 1;
         let step_time = StepTime::default();
         let spent = Arc::clone(&step_time);
         let options = SimOptions {
@@ -146,6 +149,7 @@ impl World {
         config.prefill_chunk_tokens = 32;
         config.beacon_interval = Duration::from_millis(100);
         config.ack_wait = Duration::from_secs(2);
+        config.drain_limit = Duration::ZERO;
         let tasks = Tasks::new();
         let parts = WorkerParts {
             bus: Arc::clone(&self.bus),
@@ -178,6 +182,16 @@ impl World {
             .position(|(worker, role, _)| is_victim(worker, *role))
             .unwrap();
         self.workers.remove(victim).2.kill();
+    }
+
+    /// Starts another worker of this role and asks the oldest one to leave.
+    pub(crate) async fn replace(&mut self, role: Role) {
+        self.start_worker(role).await;
+        let mut workers = self.workers.iter();
+        let oldest = workers.position(|(_, of, _)| *of == role).unwrap();
+        let (_, _, tasks) = self.workers.remove(oldest);
+        tasks.stop(Duration::from_secs(60)).await.unwrap();
+        assert!(!tasks.failed().is_cancelled(), "a task panicked");
     }
 
     /// The traces of the process with these tasks.

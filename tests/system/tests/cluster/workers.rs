@@ -108,6 +108,12 @@ async fn a_decode_worker_that_is_asked_to_leave_ends_its_streams_first() -> Chec
 }
 
 #[tokio::test]
+async fn a_decode_worker_that_must_leave_at_once_hands_its_streams_over() -> Checked {
+    let plan = plan().with_arguments(Role::Decode, &["--drain-s", "0"]);
+    nobody_waited(&a_decode_worker_goes(Goes::Asked, plan).await?)
+}
+
+#[tokio::test]
 async fn a_prefill_worker_that_is_killed_loses_no_stream() -> Checked {
     a_prefill_worker_goes(Goes::Killed).await?;
     Ok(())
