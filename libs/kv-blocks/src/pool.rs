@@ -133,6 +133,12 @@ impl BlockPool {
         }
     }
 
+    /// Whether a block is published under `hash`.
+    #[must_use]
+    pub fn is_published(&self, hash: BlockHash) -> bool {
+        self.index.contains_key(&hash)
+    }
+
     /// How much of the chain `hashes` is published, without touching it. Takes logarithmic time, which the facts at the
     /// top of this file allow.
     #[must_use]

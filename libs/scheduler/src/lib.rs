@@ -15,6 +15,7 @@ mod phase;
 pub mod placement;
 mod plan;
 mod queue;
+mod recent_prefixes;
 mod scheduler;
 mod sequence;
 mod table;

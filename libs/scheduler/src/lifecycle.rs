@@ -32,6 +32,7 @@ impl Scheduler {
         let sequence = &mut self.sequences[slot];
         sequence.computed_tokens = sequence.token_count();
         sequence.publish(&mut self.pool);
+        self.recent_prefixes.note(sequence.published_hashes(), &self.pool);
         sequence.tokens.extend_from_slice(generated);
         if after == AfterKv::Recompute {
             let lease = sequence.surrender_blocks();
@@ -224,6 +225,10 @@ impl Scheduler {
         // Only a plan leaves events behind, and only preemptions: the caller shall hear no more of who is gone.
         self.pending_events
             .retain(|event| *event != Event::Preempted { id });
+        if sequence.was_adopted {
+            // Who goes on from here comes back with all of it: the next turn of a conversation.
+            self.recent_prefixes.note(sequence.published_hashes(), &self.pool);
+        }
         let lease = sequence.surrender_blocks();
         match quarantine_of {
             _ if sequence.in_flight_tokens > 0 => self.retired.push(RetiredLease { lease, quarantine_of }),

@@ -1,17 +1,48 @@
-//! Which decode worker gets a sequence: the less loaded of two that are picked at random.
+//! Which decode worker gets a sequence: the less loaded of two that are picked at random, or the one that has the longest
+//! beginning of it in its pool already, unless that one is much fuller.
 //!
 //! Beacons are old by up to half a second. Taking the best of all would send every sequence of that time to the same
-//! worker; two random choices spread them and are nearly as good.
+//! worker; two random choices spread them and are nearly as good. Blocks that are there already need no transfer and no
+//! second copy. That is worth some imbalance and not all of it: a prefix that everybody shares must not end up in one pool.
 
 use std::cmp::Ordering;
 
 use vlinders_types::{Beacon, Presence};
 
-/// Index of the beacon to offer a sequence of `needed_blocks` to; none when no worker has room. The caller has removed
-/// beacons of other models and pools, of the dead, and of those that refused already. `random` is any 64 random bits.
+/// How much fuller, in 1/65536 of its capacity, a worker may be to be chosen for a prefix that is the whole prompt.
+const WORTH_OF_A_PROMPT: u64 = 1 << 14;
+
+/// A worker to offer a sequence to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    /// How it stands.
+    pub beacon: Beacon,
+    /// Leading blocks of the sequence that are likely in its pool.
+    pub cached_blocks: u32,
+}
+
+/// Index of the candidate to offer a sequence of `needed_blocks` to; none when no worker has room. The caller has removed
+/// workers of other models and pools, the dead, and those that refused already. `random` is any 64 random bits.
 #[must_use]
-pub fn choose(beacons: &[Beacon], needed_blocks: u32, random: u64) -> Option<usize> {
-    let fit = || (0..beacons.len()).filter(|index| has_room(&beacons[*index], needed_blocks));
+pub fn choose(candidates: &[Candidate], needed_blocks: u32, random: u64) -> Option<usize> {
+    let less_loaded = choose_by_load(candidates, needed_blocks, random)?;
+    let has_most = (0..candidates.len())
+        .filter(|index| has_room(&candidates[*index].beacon, needed_blocks))
+        .max_by(|left, right| {
+            let (left, right) = (&candidates[*left], &candidates[*right]);
+            let by_cached = left.cached_blocks.cmp(&right.cached_blocks);
+            by_cached.then_with(|| compare_load(&right.beacon, &left.beacon))
+        })?;
+    let (plain, cached) = (&candidates[less_loaded], &candidates[has_most]);
+    let saved_blocks = cached.cached_blocks.saturating_sub(plain.cached_blocks);
+    let worth =
+        WORTH_OF_A_PROMPT * u64::from(saved_blocks.min(needed_blocks)) / u64::from(needed_blocks.max(1));
+    let is_worth_it = saved_blocks > 0 && load(&cached.beacon) <= load(&plain.beacon) + worth;
+    Some(if is_worth_it { has_most } else { less_loaded })
+}
+
+fn choose_by_load(candidates: &[Candidate], needed_blocks: u32, random: u64) -> Option<usize> {
+    let fit = || (0..candidates.len()).filter(|index| has_room(&candidates[*index].beacon, needed_blocks));
     let fit_count = u64::try_from(fit().count()).ok()?;
     if fit_count == 0 {
         return None;
@@ -21,7 +52,7 @@ pub fn choose(beacons: &[Beacon], needed_blocks: u32, random: u64) -> Option<usi
     let second = (first + 1 + below(random & 0xFFFF_FFFF, (fit_count - 1).max(1))) % fit_count;
     let pick = |nth: u64| fit().nth(usize::try_from(nth).ok()?);
     let (first, second) = (pick(first)?, pick(second)?);
-    match compare_load(&beacons[first], &beacons[second]) {
+    match compare_load(&candidates[first].beacon, &candidates[second].beacon) {
         Ordering::Less | Ordering::Equal => Some(first),
         Ordering::Greater => Some(second),
     }
@@ -59,8 +90,8 @@ mod tests {
     use proptest::prelude::*;
     use vlinders_types::{Epoch, ModelName, Pool, WorkerId};
 
-    fn beacon(running: u32, free_blocks: u32, is_draining: bool) -> Beacon {
-        Beacon {
+    fn candidate(running: u32, free_blocks: u32, is_draining: bool) -> Candidate {
+        let beacon = Beacon {
             pool: Pool::Decode,
             worker: WorkerId::new("d"),
             epoch: Epoch(1),
@@ -76,21 +107,30 @@ mod tests {
             } else {
                 Presence::Serving
             },
+            recent_prefixes: [].into(),
+        };
+        Candidate {
+            beacon,
+            cached_blocks: 0,
         }
     }
 
     #[test]
     fn nobody_with_room_means_no_choice() {
-        let beacons = [beacon(10, 50, false), beacon(0, 3, false), beacon(0, 50, true)];
-        assert_eq!(choose(&beacons, 4, 7), None);
-        assert_eq!(choose(&beacons, 3, 7), Some(1));
+        let candidates = [
+            candidate(10, 50, false),
+            candidate(0, 3, false),
+            candidate(0, 50, true),
+        ];
+        assert_eq!(choose(&candidates, 4, 7), None);
+        assert_eq!(choose(&candidates, 3, 7), Some(1));
         assert_eq!(choose(&[], 0, 7), None);
     }
 
     #[test]
     fn of_two_the_less_loaded_is_chosen_whatever_the_dice() {
-        let by_blocks = [beacon(5, 20, false), beacon(5, 50, false)];
-        let by_running = [beacon(9, 50, false), beacon(1, 40, false)];
+        let by_blocks = [candidate(5, 20, false), candidate(5, 50, false)];
+        let by_running = [candidate(9, 50, false), candidate(1, 40, false)];
         for random in [0, 1, u64::MAX, 1 << 63, 0x1234_5678_9ABC_DEF0] {
             assert_eq!(
                 (choose(&by_blocks, 1, random), choose(&by_running, 1, random)),
@@ -101,19 +141,53 @@ mod tests {
 
     #[test]
     fn equals_are_all_chosen_sometimes() {
-        let beacons: Vec<_> = (0..5).map(|_| beacon(1, 50, false)).collect();
+        let candidates: Vec<_> = (0..5).map(|_| candidate(1, 50, false)).collect();
         let mut random = 1u64;
         let mut counts = [0u32; 5];
         for _ in 0..5000 {
             random = random
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1_442_695_040_888_963_407);
-            counts[choose(&beacons, 1, random ^ (random >> 31)).unwrap()] += 1;
+            counts[choose(&candidates, 1, random ^ (random >> 31)).unwrap()] += 1;
         }
         assert!(
             counts.iter().all(|count| (800..1200).contains(count)),
             "{counts:?}"
         );
+    }
+
+    #[test]
+    fn a_prefix_draws_its_sequence_unless_its_worker_is_much_fuller() {
+        let holds = |running, cached_blocks| Candidate {
+            cached_blocks,
+            ..candidate(running, 90, false)
+        };
+        for random in [0, 1, u64::MAX, 1 << 63, 0x1234_5678_9ABC_DEF0] {
+            let chosen = |candidates: &[Candidate]| choose(candidates, 8, random);
+            // A quarter fuller is what a whole prompt is worth; three tenths are too much.
+            assert_eq!(chosen(&[holds(1, 0), holds(3, 8)]), Some(1));
+            assert_eq!(chosen(&[holds(1, 0), holds(4, 8)]), Some(0));
+            // Half a prompt is worth half as much.
+            assert_eq!(chosen(&[holds(1, 0), holds(2, 4)]), Some(1));
+            assert_eq!(chosen(&[holds(1, 0), holds(3, 4)]), Some(0));
+            // What both have says nothing; of equals the emptier one.
+            assert_eq!(chosen(&[holds(1, 8), holds(2, 8)]), Some(0));
+            // No room, no choice.
+            assert_eq!(chosen(&[holds(10, 8), holds(9, 0)]), Some(1));
+        }
+    }
+
+    #[test]
+    fn the_longest_prefix_is_found_among_many() {
+        let mut candidates: Vec<_> = (0..50).map(|_| candidate(1, 90, false)).collect();
+        candidates[17].cached_blocks = 3;
+        candidates[33].cached_blocks = 5;
+        for random in 0..100u64 {
+            assert_eq!(
+                choose(&candidates, 8, random.wrapping_mul(0x9E37_79B9_7F4A_7C15)),
+                Some(33)
+            );
+        }
     }
 
     proptest! {
@@ -123,10 +197,10 @@ mod tests {
             needed in 0u32..100,
             random: u64,
         ) {
-            let beacons: Vec<_> = states.iter().map(|(run, free, drain)| beacon(*run, *free, *drain)).collect();
-            match choose(&beacons, needed, random) {
-                Some(index) => prop_assert!(has_room(&beacons[index], needed)),
-                None => prop_assert!(!beacons.iter().any(|beacon| has_room(beacon, needed))),
+            let candidates: Vec<_> = states.iter().map(|(run, free, drain)| candidate(*run, *free, *drain)).collect();
+            match choose(&candidates, needed, random) {
+                Some(index) => prop_assert!(has_room(&candidates[index].beacon, needed)),
+                None => prop_assert!(!candidates.iter().any(|one| has_room(&one.beacon, needed))),
             }
         }
     }

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use vlinders_kv_blocks::{BlockPool, Lease, PrefixHasher, Quarantine};
-use vlinders_types::{BlockId, SequenceId, TokenId, blocks_for_tokens};
+use vlinders_types::{BlockId, PrefixMark, SequenceId, TokenId, blocks_for_tokens};
 
 use crate::queue::WaitingQueue;
+use crate::recent_prefixes::RecentPrefixes;
 use crate::sequence::{BlockChain, Sequence};
 use crate::table::{SequenceTable, Slot};
 use crate::{AdoptError, Adoption, AfterFirstToken, Event, NewSequence, Phase, SchedulerLimits, SubmitError};
@@ -48,6 +49,8 @@ pub struct Scheduler {
     /// Events that a plan caused; they come with the next `apply`.
     pub(crate) pending_events: Vec<Event>,
     pub(crate) preemptions: u64,
+    /// Of sequences that came by [`Scheduler::adopt`].
+    pub(crate) recent_prefixes: RecentPrefixes,
     /// Shared by all samples without banned tokens.
     pub(crate) nothing_banned: Arc<[TokenId]>,
 }
@@ -86,6 +89,7 @@ impl Scheduler {
             quarantines: HashMap::new(),
             pending_events: Vec::new(),
             preemptions: 0,
+            recent_prefixes: RecentPrefixes::default(),
             nothing_banned: Arc::from([]),
         }
     }
@@ -176,6 +180,24 @@ impl Scheduler {
     pub fn free_slots(&self) -> u32 {
         let taken = u32::try_from(self.active() + self.waiting.len()).unwrap_or(u32::MAX);
         self.limits.max_running.saturating_sub(taken)
+    }
+
+    /// Prefixes that adopted sequences found or left in the pool lately, newest first; at most 128.
+    #[must_use]
+    pub fn recent_prefixes(&self) -> Arc<[PrefixMark]> {
+        self.recent_prefixes.marks()
+    }
+
+    /// Names of the full blocks of a sequence's tokens, in their order: by these another worker can tell how much of it is in
+    /// its pool. Empty when prefixes are not cached, or the sequence is not here.
+    pub fn prefix_marks(&mut self, id: SequenceId) -> Vec<PrefixMark> {
+        let Some(slot) = self.sequences.slot(id) else {
+            return Vec::new();
+        };
+        let sequence = &mut self.sequences[slot];
+        let tokens = sequence.token_count();
+        let hashes = sequence.full_block_hashes(tokens);
+        hashes.iter().copied().map(PrefixMark::from).collect()
     }
 
     /// What it was made with.

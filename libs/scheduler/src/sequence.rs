@@ -45,6 +45,8 @@ pub(crate) struct Sequence {
     pub(crate) priority: i32,
     pub(crate) phase: Phase,
     pub(crate) tokens: Vec<TokenId>,
+    /// Its first blocks came from another worker.
+    pub(crate) was_adopted: bool,
     /// Tokens it came with.
     pub(crate) given_tokens: u32,
     pub(crate) prompt_tokens: u32,
@@ -75,6 +77,7 @@ impl Sequence {
             priority: new.priority,
             phase,
             tokens: new.tokens,
+            was_adopted: phase == Phase::AwaitingKv,
             given_tokens,
             prompt_tokens: new.prompt_tokens,
             max_total_tokens: new.max_total_tokens,
@@ -116,6 +119,14 @@ impl Sequence {
     pub(crate) fn full_block_hashes(&mut self, tokens: u32) -> &[BlockHash] {
         match &mut self.chain {
             Some(chain) => chain.first(tokens / BLOCK_TOKENS, &self.tokens),
+            None => &[],
+        }
+    }
+
+    /// Hashes of the blocks it holds that are published.
+    pub(crate) fn published_hashes(&self) -> &[BlockHash] {
+        match &self.chain {
+            Some(chain) => &chain.hashes[..self.lease.published_count() as usize],
             None => &[],
         }
     }

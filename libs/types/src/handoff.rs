@@ -1,6 +1,8 @@
 //! Words of the hand-off from prefill to decode, and the beacons by which a decode worker is chosen.
 
-use crate::{Epoch, ModelName, Pool, Request, TokenId, WorkerId};
+use std::sync::Arc;
+
+use crate::{Epoch, ModelName, Pool, PrefixMark, Request, TokenId, WorkerId};
 
 /// How a peer's blocks can be reached, and whether they fit ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,6 +119,8 @@ pub struct Beacon {
     pub last_batch_seq: Vec<(crate::FrontendId, u64)>,
     /// Whether it takes work.
     pub presence: Presence,
+    /// Prefixes found or left in its blocks lately, newest first; at most 128. Told by decode workers.
+    pub recent_prefixes: Arc<[PrefixMark]>,
 }
 
 /// Where a worker is in its life.

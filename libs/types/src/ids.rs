@@ -96,6 +96,20 @@ pub struct BlockId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlockHash(pub [u8; 16]);
 
+/// A short name of a prefix: the first half of its last block's [`BlockHash`]. Two prefixes may share one by chance, so it
+/// only ever says where a prefix is likely to be found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PrefixMark(pub u64);
+
+impl From<BlockHash> for PrefixMark {
+    fn from(BlockHash(bytes): BlockHash) -> Self {
+        let (half, _) = bytes.split_at(8);
+        Self(u64::from_le_bytes(
+            half.try_into().expect("half of sixteen bytes is eight"),
+        ))
+    }
+}
+
 /// One life of a worker process. A restarted worker has a larger one, so late messages are recognised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Epoch(pub u64);

@@ -15,8 +15,8 @@ mod usage;
 pub use batch::{Batch, BatchRow, SampleResult, SampleRow, Sampled, Span, StepOutput};
 pub use handoff::{Beacon, Hello, Offer, OfferReply, Presence, RefuseReason, ResumeState, Ticket};
 pub use ids::{
-    BlockHash, BlockId, Epoch, FrontendId, InvalidRequestId, KeyId, ModelName, Pool, RequestId, SequenceId,
-    TenantId, WorkerId,
+    BlockHash, BlockId, Epoch, FrontendId, InvalidRequestId, KeyId, ModelName, Pool, PrefixMark, RequestId,
+    SequenceId, TenantId, WorkerId,
 };
 pub use request::{Cancel, Request};
 pub use sampling::{SamplingParams, StopRules};

@@ -1,11 +1,12 @@
 //! Signs of life, commands to workers, and dead letters.
 
 use bytes::Bytes;
-use vlinders_types::{Beacon, Epoch, FrontendId, Heartbeat, ModelName, Pool, Presence, WorkerId};
+use vlinders_types::{Beacon, Epoch, FrontendId, Heartbeat, ModelName, Pool, PrefixMark, Presence, WorkerId};
 
 use crate::check::{Check, encode};
 use crate::limits::{
-    MAX_BEACON_FRONTENDS, MAX_CONTROL_BYTES, MAX_DEAD_LETTER_BYTES, MAX_REASON_BYTES, MAX_SUBJECT_BYTES,
+    MAX_BEACON_FRONTENDS, MAX_BEACON_PREFIXES, MAX_CONTROL_BYTES, MAX_DEAD_LETTER_BYTES, MAX_REASON_BYTES,
+    MAX_SUBJECT_BYTES,
 };
 use crate::{Fault, WireError, generated};
 
@@ -82,6 +83,7 @@ pub fn encode_beacon(beacon: &Beacon) -> Bytes {
             Presence::Serving | Presence::Draining => false,
             Presence::Left => true,
         },
+        recent_prefixes: beacon.recent_prefixes.iter().map(|mark| mark.0).collect(),
     })
 }
 
@@ -101,6 +103,7 @@ pub fn decode_beacon(bytes: &[u8]) -> Result<Beacon, WireError> {
     let within = wire.free_blocks <= wire.total_blocks;
     BEACON.require("free_blocks", within, Fault::Disagrees("total_blocks"))?;
     BEACON.length("last_batch_seq", wire.last_batch_seq.len(), MAX_BEACON_FRONTENDS)?;
+    BEACON.length("recent_prefixes", wire.recent_prefixes.len(), MAX_BEACON_PREFIXES)?;
     for last in &wire.last_batch_seq {
         BEACON.name("last_batch_seq.frontend", &last.frontend)?;
     }
@@ -124,6 +127,7 @@ pub fn decode_beacon(bytes: &[u8]) -> Result<Beacon, WireError> {
             (true, false) => Presence::Draining,
             (false, false) => Presence::Serving,
         },
+        recent_prefixes: wire.recent_prefixes.iter().copied().map(PrefixMark).collect(),
     })
 }
 

@@ -40,6 +40,10 @@ pub struct Beacon {
     /// It holds no work any more, and this is its last beacon. Then draining is set too.
     #[prost(bool, tag = "12")]
     pub left: bool,
+    /// Prefixes found or left in its blocks lately, newest first, by the first 8 bytes (little endian) of the hash of their
+    /// last block. At most 128. Told by decode workers.
+    #[prost(fixed64, repeated, tag = "13")]
+    pub recent_prefixes: ::prost::alloc::vec::Vec<u64>,
 }
 /// How far a worker's batches to one frontend have come.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

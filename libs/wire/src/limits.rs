@@ -38,6 +38,8 @@ pub const MAX_CHUNKS: usize = 1 << 16;
 pub const MAX_FAULT_BYTES: usize = 4096;
 /// Frontends named in one beacon.
 pub const MAX_BEACON_FRONTENDS: usize = 4096;
+/// Prefixes named in one beacon.
+pub const MAX_BEACON_PREFIXES: usize = 128;
 /// Transports of one peer.
 pub const MAX_TRANSPORTS: usize = 16;
 /// Bytes of a transport's address; those of RDMA agents are blobs of some kilobytes.

@@ -2,7 +2,9 @@
 
 mod support;
 
-use vlinders_types::{Cancel, Finish, FinishReason, FrontendId, KeyId, Request, StepBatch, TokenCounts};
+use vlinders_types::{
+    Cancel, Finish, FinishReason, FrontendId, KeyId, PrefixMark, Request, StepBatch, TokenCounts,
+};
 use vlinders_wire as wire;
 use vlinders_wire::{Fault, WireError, limits};
 
@@ -208,6 +210,10 @@ fn offers_and_beacons_out_of_their_limits_are_refused_by_field() {
         error.to_string(),
         "Beacon.free_blocks: does not agree with total_blocks"
     );
+    let mut beacon = support::beacon();
+    beacon.recent_prefixes = vec![PrefixMark(1); 129].into();
+    let error = wire::decode_beacon(&wire::encode_beacon(&beacon)).unwrap_err();
+    assert_eq!(error.to_string(), "Beacon.recent_prefixes: 129 is more than 128");
 }
 
 #[test]

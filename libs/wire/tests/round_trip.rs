@@ -9,8 +9,9 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use vlinders_types::{
     Beacon, Cancel, Chunk, Epoch, FaultKind, Finish, FinishReason, FrontendId, Hello, KeyId, ModelName,
-    Offer, OfferReply, Pool, Presence, RefuseReason, Request, RequestFault, RequestId, ResumeState,
-    SamplingParams, StepBatch, StopRules, TenantId, Ticket, TokenCounts, TokenLogprob, UsageEvent, WorkerId,
+    Offer, OfferReply, Pool, PrefixMark, Presence, RefuseReason, Request, RequestFault, RequestId,
+    ResumeState, SamplingParams, StepBatch, StopRules, TenantId, Ticket, TokenCounts, TokenLogprob,
+    UsageEvent, WorkerId,
 };
 use vlinders_wire as wire;
 
@@ -172,13 +173,14 @@ prop_compose! {
         decode: bool, names in [NAME, NAME], (epoch, left, right) in any::<(u64, u32, u32)>(),
         presence in select(vec![Presence::Serving, Presence::Draining, Presence::Left]),
         (running, max_running, queued_tokens) in any::<(u32, u32, u32)>(),
-        last in vec((NAME, any::<u64>()), 0..4),
+        last in vec((NAME, any::<u64>()), 0..4), prefixes in vec(any::<u64>(), 0..129),
     ) -> Beacon {
         Beacon {
             pool: if decode { Pool::Decode } else { Pool::Prefill },
             worker: WorkerId::new(&names[0]), model: ModelName::new(&names[1]), epoch: Epoch(epoch),
             free_blocks: left.min(right), total_blocks: left.max(right), running, max_running, queued_tokens,
             last_batch_seq: last.iter().map(|(name, seq)| (FrontendId::new(name), *seq)).collect(), presence,
+            recent_prefixes: prefixes.into_iter().map(PrefixMark).collect(),
         }
     }
 }

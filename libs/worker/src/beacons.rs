@@ -1,19 +1,22 @@
 //! Beacons: how full this worker is, told to others; and how full the others are, told to this one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use vlinders_bus::{Bus, Subject, Subscription};
-use vlinders_scheduler::placement;
-use vlinders_types::{Beacon, FrontendId, ModelName, Pool, Presence, WorkerId};
+use vlinders_scheduler::placement::{self, Candidate};
+use vlinders_types::{Beacon, FrontendId, ModelName, Pool, PrefixMark, Presence, WorkerId};
 
 use crate::config::WorkerConfig;
 
 /// A worker silent for this long counts as gone.
 const SILENCE: Duration = Duration::from_secs(3);
+
+/// Sequences remembered for each worker that took them.
+const MAX_TAKEN: usize = 32;
 
 /// How full a worker is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +26,7 @@ pub(crate) struct Load {
     pub(crate) running: u32,
     pub(crate) queued_tokens: u32,
     pub(crate) last_batch_seq: Vec<(FrontendId, u64)>,
+    pub(crate) recent_prefixes: Arc<[PrefixMark]>,
 }
 
 /// The load as the loop last left it.
@@ -77,6 +81,11 @@ fn beacon(config: &WorkerConfig, pool: Pool, load: &SharedLoad, presence: Presen
         queued_tokens: load.queued_tokens,
         last_batch_seq: load.last_batch_seq,
         presence,
+        recent_prefixes: match pool {
+            // The queue gives prompts to whoever has room: nobody chooses a prefill worker.
+            Pool::Prefill => [].into(),
+            Pool::Decode => load.recent_prefixes,
+        },
     }
 }
 
@@ -94,17 +103,30 @@ struct Seen {
     /// Sequences offered to it since its last beacon, and their blocks.
     placed: u32,
     placed_blocks: u32,
+    /// Prefixes it is said to have.
+    prefixes: HashSet<PrefixMark>,
+    /// Whole sequences it took from here lately, oldest first: known before a beacon can tell of them.
+    taken: VecDeque<PrefixMark>,
 }
 
 impl Seen {
     fn new(beacon: Beacon, at: Instant) -> Self {
         Self {
+            prefixes: beacon.recent_prefixes.iter().copied().collect(),
+            taken: VecDeque::new(),
             beacon,
             at,
             avoid_until: at,
             placed: 0,
             placed_blocks: 0,
         }
+    }
+
+    /// Leading blocks of a sequence with these `prefixes` that are likely in its pool.
+    fn cached_blocks(&self, prefixes: &[PrefixMark]) -> u32 {
+        let is_there = |mark: &PrefixMark| self.prefixes.contains(mark) || self.taken.contains(mark);
+        let last = prefixes.iter().rposition(is_there);
+        last.map_or(0, |index| u32::try_from(index + 1).unwrap_or(u32::MAX))
     }
 
     /// Its beacon as it may be now, with room for one more if there was.
@@ -166,8 +188,11 @@ impl BeaconBook {
                 seen.remove(&beacon.worker);
             }
             Some(known) => {
+                let is_same_life = known.beacon.epoch == beacon.epoch;
+                let taken = std::mem::take(&mut known.taken);
                 *known = Seen {
                     avoid_until: known.avoid_until,
+                    taken: if is_same_life { taken } else { VecDeque::new() },
                     ..Seen::new(beacon, now)
                 }
             }
@@ -180,22 +205,42 @@ impl BeaconBook {
 
     /// The decode worker to ask next; none when nobody known has room. What was placed since a worker's last beacon adds
     /// to its load, so that a burst is spread; it never fills the worker, since some of it may have ended by now.
-    pub(crate) fn choose(&self, needed_blocks: u32, random: u64) -> Option<WorkerId> {
+    /// `prefixes` are the names of the sequence's full blocks.
+    pub(crate) fn choose(
+        &self,
+        needed_blocks: u32,
+        prefixes: &[PrefixMark],
+        random: u64,
+    ) -> Option<WorkerId> {
         let now = Instant::now();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut candidates: Vec<Beacon> = seen
+        let mut candidates: Vec<Candidate> = seen
             .values()
             .filter(|one| now.duration_since(one.at) < SILENCE && one.avoid_until <= now)
-            .map(|one| one.with_placed(needed_blocks))
+            .map(|one| Candidate {
+                beacon: one.with_placed(needed_blocks),
+                cached_blocks: one.cached_blocks(prefixes),
+            })
             .collect();
-        candidates.sort_by(|left, right| left.worker.cmp(&right.worker));
+        candidates.sort_by(|left, right| left.beacon.worker.cmp(&right.beacon.worker));
         let index = placement::choose(&candidates, needed_blocks, random)?;
-        let chosen = candidates.swap_remove(index).worker;
+        let chosen = candidates.swap_remove(index).beacon.worker;
         if let Some(one) = seen.get_mut(&chosen) {
             one.placed += 1;
             one.placed_blocks = one.placed_blocks.saturating_add(needed_blocks);
         }
         Some(chosen)
+    }
+
+    /// This worker took a sequence with these `prefixes`.
+    pub(crate) fn taken(&self, worker: &WorkerId, prefixes: &[PrefixMark]) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(one), Some(whole)) = (seen.get_mut(worker), prefixes.last()) {
+            if one.taken.len() >= MAX_TAKEN {
+                one.taken.pop_front();
+            }
+            one.taken.push_back(*whole);
+        }
     }
 
     /// Does not ask this worker again for a while.
@@ -228,6 +273,7 @@ mod tests {
             queued_tokens: 0,
             last_batch_seq: Vec::new(),
             presence: Presence::Serving,
+            recent_prefixes: [].into(),
         }
     }
 
@@ -235,7 +281,7 @@ mod tests {
         let mut counts = HashMap::new();
         for sequence in 0..sequences {
             let random = sequence.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-            if let Some(worker) = book.choose(NEEDED, random) {
+            if let Some(worker) = book.choose(NEEDED, &[], random) {
                 *counts.entry(worker).or_default() += 1;
             }
         }
@@ -268,12 +314,12 @@ mod tests {
             running: 20,
             ..beacon("d0")
         });
-        assert_eq!(book.choose(NEEDED, 0), None);
+        assert_eq!(book.choose(NEEDED, &[], 0), None);
         book.note(Beacon {
             free_blocks: NEEDED - 1,
             ..beacon("d0")
         });
-        assert_eq!(book.choose(NEEDED, 0), None);
+        assert_eq!(book.choose(NEEDED, &[], 0), None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -286,6 +332,35 @@ mod tests {
             running: 1,
             ..beacon("d1")
         });
-        assert_eq!(book.choose(NEEDED, 0), Some(WorkerId::new("d0")));
+        assert_eq!(book.choose(NEEDED, &[], 0), Some(WorkerId::new("d0")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sequence_goes_where_its_prefix_is_said_to_be_or_went_a_moment_ago() {
+        let book = BeaconBook::new(ModelName::new("m"));
+        let prefixes = [1, 2, 3, 4].map(PrefixMark);
+        for worker in ["d0", "d1", "d2"] {
+            book.note(beacon(worker));
+        }
+        let goes_to = |worker: &str| {
+            let randoms = (0..64u64).map(|seed| seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+            let mut chosen = randoms.filter_map(|random| book.choose(NEEDED, &prefixes, random));
+            // One look only: what is placed adds to the load.
+            chosen.next() == Some(WorkerId::new(worker))
+        };
+        book.note(Beacon {
+            recent_prefixes: [PrefixMark(2)].into(),
+            ..beacon("d1")
+        });
+        assert!(goes_to("d1"));
+        book.taken(&WorkerId::new("d2"), &prefixes);
+        assert!(goes_to("d2"), "the whole of it is there");
+        book.note(beacon("d2"));
+        assert!(goes_to("d2"), "a beacon may be older than what it took");
+        book.note(Beacon {
+            epoch: Epoch(2),
+            ..beacon("d2")
+        });
+        assert!(goes_to("d1"), "a new life has nothing");
     }
 }

@@ -90,13 +90,14 @@ impl Offering {
                 return Err(NotTaken::TooLate);
             }
             random = next_random(random);
-            let Some(worker) = self.beacons.choose(order.block_count, random) else {
+            let Some(worker) = self.beacons.choose(order.block_count, &order.prefixes, random) else {
                 tokio::time::sleep(NEXT_LOOK).await;
                 continue;
             };
             match self.offer(&worker, order, trace_parent.clone()).await {
                 Ok(OfferReply::Accepted { .. }) => {
                     span.set("taker", worker.as_str());
+                    self.beacons.taken(&worker, &order.prefixes);
                     return Ok(Taken);
                 }
                 Ok(OfferReply::Refused {

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use vlinders_kv_transfer::Source;
-use vlinders_types::{Chunk, Epoch, FrontendId, Request, SequenceId, StepBatch, UsageEvent, WorkerId};
+use vlinders_types::{
+    Chunk, Epoch, FrontendId, PrefixMark, Request, SequenceId, StepBatch, UsageEvent, WorkerId,
+};
 
 use crate::sequence::JobId;
 
@@ -30,6 +32,8 @@ pub(crate) struct OfferOrder {
     pub(crate) request: Arc<Request>,
     pub(crate) source: Arc<Source>,
     pub(crate) block_count: u32,
+    /// Names of its full blocks, in their order.
+    pub(crate) prefixes: Vec<PrefixMark>,
 }
 
 /// Collects notes, and chunks by frontend.

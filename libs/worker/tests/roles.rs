@@ -4,7 +4,7 @@ mod leaving;
 mod seams;
 mod world;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use vlinders_service_kit::Metrics;
@@ -244,6 +244,35 @@ async fn a_second_attempt_goes_on_where_the_first_one_stopped() {
         usage
             .iter()
             .all(|event| event.finish == FinishReason::Length && event.counts.completion == 40)
+    );
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conversation_stays_with_the_decode_worker_that_has_its_blocks() {
+    let mut shapes = vec![Shape::of(Role::Prefill)];
+    shapes.resize_with(6, || Shape::of(Role::Decode));
+    let mut world = World::new(&shapes).await;
+    let mut homes = BTreeSet::new();
+    for talk in 0..6u32 {
+        let mut prompt: Vec<u32> = (0..40).map(|index| (index * 11 + talk) % 256).collect();
+        let mut writers = BTreeSet::new();
+        for turn in 0..5 {
+            let number = u64::from(talk * 100 + turn);
+            let mut request = world.request(number);
+            (request.prompt_ids, request.stop.max_tokens) = (prompt.clone(), 20);
+            world.send(&request).await;
+            let answer = world.collect(1).await.remove(&number).expect("one was sent");
+            writers.extend(world.usage(1).await.into_iter().map(|event| event.writer));
+            prompt.extend(answer.ids);
+            prompt.extend((0..9).map(|index| (index * 5 + turn) % 256));
+        }
+        assert_eq!(writers.len(), 1, "conversation {talk} moved: {writers:?}");
+        homes.extend(writers);
+    }
+    assert!(
+        homes.len() > 1,
+        "all conversations crowd at one worker: {homes:?}"
     );
     world.stop().await;
 }

@@ -256,6 +256,7 @@ pub(crate) mod tests {
             queued_tokens: 0,
             last_batch_seq: Vec::new(),
             presence: Presence::Serving,
+            recent_prefixes: [].into(),
         }
     }
 

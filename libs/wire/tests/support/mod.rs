@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use vlinders_types::{
     Beacon, Cancel, Chunk, Epoch, FaultKind, Finish, FinishReason, FrontendId, Heartbeat, Hello, KeyId,
-    ModelName, Offer, OfferReply, Pool, Presence, RefuseReason, Request, RequestFault, RequestId,
+    ModelName, Offer, OfferReply, Pool, PrefixMark, Presence, RefuseReason, Request, RequestFault, RequestId,
     ResumeState, SamplingParams, StepBatch, StopRules, TenantId, Ticket, TokenCounts, TokenLogprob,
     UsageEvent, WorkerId,
 };
@@ -183,6 +183,7 @@ pub fn beacon() -> Beacon {
         queued_tokens: 512,
         last_batch_seq: vec![(FrontendId::new("frontend-1"), 12)],
         presence: Presence::Left,
+        recent_prefixes: [PrefixMark(0x0123_4567_89AB_CDEF), PrefixMark(7)].into(),
     }
 }
 

@@ -85,6 +85,7 @@ impl Core {
                     request,
                     source: Arc::clone(&source),
                     block_count,
+                    prefixes: self.scheduler.prefix_marks(id),
                 };
                 self.outbox.push(Note::Offer(order));
                 source

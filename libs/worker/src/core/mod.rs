@@ -298,6 +298,7 @@ impl Core {
             running: u32::try_from(self.sequences.len()).unwrap_or(u32::MAX),
             queued_tokens: counts.queued_tokens,
             last_batch_seq: self.outbox.last_batch_seqs(),
+            recent_prefixes: self.scheduler.recent_prefixes(),
         }
     }
 

@@ -288,6 +288,7 @@ pub(crate) fn beacon_of(worker: &WorkerId, pool: Pool, epoch: u64) -> Beacon {
         queued_tokens: 0,
         last_batch_seq: Vec::new(),
         presence: Presence::Serving,
+        recent_prefixes: [].into(),
     }
 }
 
