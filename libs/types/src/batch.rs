@@ -80,6 +80,17 @@ pub struct SampleRow {
     pub banned: Arc<[TokenId]>,
 }
 
+/// How likely a given token was at its position.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenScore {
+    /// Natural logarithm of its unmodified probability, at most 0.
+    pub logprob: f32,
+    /// 1 for the most likely token; of equals the lowest id goes first.
+    pub rank: u32,
+    /// The most likely tokens there, most likely first, as many as asked for.
+    pub top: Vec<(TokenId, f32)>,
+}
+
 /// A drawn token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampled {

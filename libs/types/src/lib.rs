@@ -12,14 +12,16 @@ mod tokens;
 mod units;
 mod usage;
 
-pub use batch::{Batch, BatchRow, SampleResult, SampleRow, Sampled, Span, StepOutput};
+pub use batch::{Batch, BatchRow, SampleResult, SampleRow, Sampled, Span, StepOutput, TokenScore};
 pub use handoff::{Beacon, Hello, Offer, OfferReply, Presence, RefuseReason, ResumeState, Ticket};
 pub use ids::{
     BlockHash, BlockId, Epoch, FrontendId, InvalidRequestId, KeyId, ModelName, Pool, PrefixMark, RequestId,
     SequenceId, TenantId, WorkerId,
 };
-pub use request::{Cancel, Request};
+pub use request::{Cancel, Pooling, Request, Task};
 pub use sampling::{SamplingParams, StopRules};
-pub use tokens::{Chunk, FaultKind, Finish, FinishReason, Heartbeat, RequestFault, StepBatch, TokenLogprob};
+pub use tokens::{
+    Chunk, FaultKind, Finish, FinishReason, Heartbeat, PromptScores, RequestFault, StepBatch, TokenLogprob,
+};
 pub use units::{BLOCK_TOKENS, TokenId, blocks_for_tokens};
 pub use usage::{TokenCounts, UsageEvent};

@@ -41,6 +41,51 @@ pub struct Request {
     pub trace_parent: Option<String>,
     /// When this attempt was put into the queue, microseconds since 1970; told of requests whose trace is recorded.
     pub published_us: Option<u64>,
+    /// What is asked of the model.
+    pub task: Task,
+    /// Report the log-probabilities of the prompt's own tokens, and this many of the most likely tokens at each position.
+    pub prompt_logprobs: Option<u8>,
+}
+
+/// What a request asks of the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Task {
+    /// Tokens drawn after the prompt.
+    #[default]
+    Generate,
+    /// No token: the prompt's log-probabilities from a position on, whose prefix may come from the cache.
+    Score {
+        /// Position of the first scored token, at least 1.
+        first: u32,
+    },
+    /// No token: one vector for the whole prompt.
+    Embed {
+        /// Which positions make it.
+        pooling: Pooling,
+        /// Keep this many of its first elements; none keeps all.
+        dimensions: Option<u32>,
+    },
+}
+
+impl Task {
+    /// Whether tokens are drawn. The others end with their prompt, and `max_tokens` is 0.
+    #[must_use]
+    pub const fn draws(self) -> bool {
+        match self {
+            Self::Generate => true,
+            Self::Score { .. } | Self::Embed { .. } => false,
+        }
+    }
+}
+
+/// How the hidden states of a prompt become one vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Pooling {
+    /// The last token's, which has seen all the others.
+    #[default]
+    LastToken,
+    /// The mean of all.
+    Mean,
 }
 
 /// "Nobody waits for this any more."

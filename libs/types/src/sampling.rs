@@ -55,7 +55,7 @@ impl SamplingParams {
 /// When a sequence ends.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct StopRules {
-    /// Tokens to generate at most; at least 1.
+    /// Tokens to generate at most; at least 1, or 0 when the task draws none.
     pub max_tokens: u32,
     /// End-of-sequence and stop tokens may not be drawn before this many tokens are generated.
     pub min_tokens: u32,

@@ -1,6 +1,6 @@
 //! What workers send back: one [`StepBatch`] per engine step and frontend.
 
-use crate::{Epoch, FrontendId, TokenCounts, TokenId, WorkerId};
+use crate::{Epoch, FrontendId, TokenCounts, TokenId, TokenScore, WorkerId};
 
 /// All chunks of one engine step for one frontend.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +34,19 @@ pub struct Chunk {
     pub finish: Option<Finish>,
     /// Its worker leaves and lets go of the sequence here: it goes on with another attempt, at once. Never beside `finish`.
     pub handed_back: bool,
+    /// Scores of prompt tokens, when asked for. All of them come before or with the first token, in order.
+    pub prompt_scores: Option<PromptScores>,
+    /// The vector of a [`crate::Task::Embed`], of length 1; with `finish`. Empty for all others.
+    pub embedding: Vec<f32>,
+}
+
+/// Scores of prompt tokens that follow one another.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PromptScores {
+    /// Position of the first of them, at least 1: nothing comes before the prompt's first token.
+    pub first: u32,
+    /// At least one.
+    pub scores: Vec<TokenScore>,
 }
 
 /// A token's log-probability and its most likely rivals, natural logarithm of the unmodified distribution.

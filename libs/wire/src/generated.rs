@@ -195,6 +195,43 @@ pub struct Request {
     /// When this attempt was put into the queue, microseconds since 1970. Told of requests whose trace is recorded.
     #[prost(uint64, optional, tag = "18")]
     pub published_us: ::core::option::Option<u64>,
+    /// Report the prompt's log-probabilities and this many of the most likely tokens at each position. At most 20. Always
+    /// with a score task, never with an embed task.
+    #[prost(uint32, optional, tag = "52")]
+    pub prompt_logprobs: ::core::option::Option<u32>,
+    /// What is asked for; tokens when absent.
+    #[prost(oneof = "request::Task", tags = "50, 51")]
+    pub task: ::core::option::Option<request::Task>,
+}
+/// Nested message and enum types in `Request`.
+pub mod request {
+    /// What is asked for; tokens when absent.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Task {
+        /// Log-probabilities of the prompt's own tokens, and no drawn token.
+        #[prost(message, tag = "50")]
+        Score(super::ScoreTask),
+        /// One vector for the whole prompt, and no drawn token.
+        #[prost(message, tag = "51")]
+        Embed(super::EmbedTask),
+    }
+}
+/// Scores the prompt's tokens from a position on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ScoreTask {
+    /// Position of the first scored token, at least 1: nothing comes before the first token. At most the prompt's length.
+    #[prost(uint32, tag = "1")]
+    pub first: u32,
+}
+/// Makes a vector of the prompt.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EmbedTask {
+    /// Which positions make the vector.
+    #[prost(enumeration = "Pooling", tag = "1")]
+    pub pooling: i32,
+    /// Keep this many of its first elements; all when absent. 1 to 65536.
+    #[prost(uint32, optional, tag = "2")]
+    pub dimensions: ::core::option::Option<u32>,
 }
 /// How the next token is drawn from the logits.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -243,7 +280,7 @@ pub struct LogitBias {
 /// When a sequence ends.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StopRules {
-    /// Tokens to generate at most, over all attempts. 1 to 2^20.
+    /// Tokens to generate at most, over all attempts. 1 to 2^20; 0 exactly when the task draws none.
     #[prost(uint32, tag = "1")]
     pub max_tokens: u32,
     /// Ends of sequence may not be drawn before this many tokens. At most max_tokens.
@@ -271,6 +308,39 @@ pub struct Cancel {
     /// A newer attempt goes on: the older ones end without a word and without a usage event.
     #[prost(bool, tag = "3")]
     pub superseded: bool,
+}
+/// How the hidden states of a prompt become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Pooling {
+    /// Never sent.
+    Unspecified = 0,
+    /// The last token's.
+    LastToken = 1,
+    /// The mean of all.
+    Mean = 2,
+}
+impl Pooling {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "POOLING_UNSPECIFIED",
+            Self::LastToken => "POOLING_LAST_TOKEN",
+            Self::Mean => "POOLING_MEAN",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "POOLING_UNSPECIFIED" => Some(Self::Unspecified),
+            "POOLING_LAST_TOKEN" => Some(Self::LastToken),
+            "POOLING_MEAN" => Some(Self::Mean),
+            _ => None,
+        }
+    }
 }
 /// "Take over this sequence." Request on vl.w.<worker>.offer, answered by OfferReply.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -576,6 +646,38 @@ pub struct Chunk {
     /// Its worker leaves and lets go of the sequence here: it goes on with another attempt, at once. Never beside finish.
     #[prost(bool, tag = "8")]
     pub handed_back: bool,
+    /// Scores of prompt tokens, when asked for. All of them come before or with the first token, in order.
+    #[prost(message, optional, tag = "9")]
+    pub prompt_scores: ::core::option::Option<PromptScores>,
+    /// The vector of an embed task, of length 1; with finish. At most 65536 finite numbers.
+    #[prost(float, repeated, tag = "10")]
+    pub embedding: ::prost::alloc::vec::Vec<f32>,
+}
+/// Scores of prompt tokens that follow one another.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PromptScores {
+    /// Position of the first of them. At least 1.
+    #[prost(uint32, tag = "1")]
+    pub first: u32,
+    /// At least one, at most 2^20.
+    #[prost(message, repeated, tag = "2")]
+    pub scores: ::prost::alloc::vec::Vec<TokenScore>,
+}
+/// How likely a given token was at its position.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TokenScore {
+    /// Natural logarithm of the unmodified probability, -9999 to 0.
+    #[prost(float, tag = "1")]
+    pub logprob: f32,
+    /// 1 for the most likely token.
+    #[prost(uint32, tag = "2")]
+    pub rank: u32,
+    /// The most likely tokens there, most likely first. At most 20.
+    #[prost(uint32, repeated, tag = "3")]
+    pub top_ids: ::prost::alloc::vec::Vec<u32>,
+    /// Their log-probabilities.
+    #[prost(float, repeated, tag = "4")]
+    pub top_logprobs: ::prost::alloc::vec::Vec<f32>,
 }
 /// A token's log-probability and its most likely rivals.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -16,7 +16,9 @@ mod generated;
 mod handoff;
 pub mod limits;
 mod request;
+mod scores;
 pub mod subjects;
+mod task;
 mod tokens;
 mod usage;
 

@@ -29,6 +29,9 @@ pub const MAX_LOGIT_BIAS: usize = 300;
 /// Most likely tokens reported for each drawn one.
 pub const MAX_TOP_LOGPROBS: usize = 20;
 
+/// Elements of an embedding.
+pub const MAX_EMBEDDING: usize = 1 << 16;
+
 /// The lowest log-probability that is sent: infinities have no place in JSON.
 pub const MIN_LOGPROB: f32 = -9999.0;
 

@@ -10,7 +10,7 @@ use crate::limits::{
     MAX_CACHE_SALT_BYTES, MAX_CONTROL_BYTES, MAX_LOGIT_BIAS, MAX_MESSAGE_BYTES, MAX_STOP_TEXT_BYTES,
     MAX_STOP_TEXTS, MAX_STOP_TOKEN_IDS, MAX_TOKENS, MAX_TOP_LOGPROBS, MAX_TRACE_PARENT_BYTES,
 };
-use crate::{Fault, WireError, generated};
+use crate::{Fault, WireError, generated, task};
 
 const REQUEST: Check = Check { message: "Request" };
 const SAMPLING: Check = Check {
@@ -79,6 +79,8 @@ impl From<&Request> for generated::Request {
             cache_salt: request.cache_salt.clone(),
             trace_parent: request.trace_parent.clone(),
             published_us: request.published_us,
+            task: task::to_wire(request.task),
+            prompt_logprobs: request.prompt_logprobs.map(u32::from),
         }
     }
 }
@@ -98,6 +100,9 @@ impl TryFrom<generated::Request> for Request {
         check.length("prompt_ids", wire.prompt_ids.len(), MAX_TOKENS)?;
         let sampling = check.present("sampling", wire.sampling)?.try_into()?;
         let stop: StopRules = check.present("stop", wire.stop)?.try_into()?;
+        let task = task::from_wire(wire.task, wire.prompt_ids.len())?;
+        let prompt_logprobs = rivals(check, "prompt_logprobs", wire.prompt_logprobs)?;
+        task::check_agreement(task, prompt_logprobs, &stop)?;
         let fits = wire.emitted_ids.len() <= stop.max_tokens as usize;
         check.require("emitted_ids", fits, Fault::Disagrees("stop.max_tokens"))?;
         if let Some(salt) = &wire.cache_salt {
@@ -125,7 +130,18 @@ impl TryFrom<generated::Request> for Request {
             cache_salt: wire.cache_salt,
             trace_parent: wire.trace_parent,
             published_us: wire.published_us,
+            task,
+            prompt_logprobs,
         })
+    }
+}
+
+/// How many of the most likely tokens are asked for.
+fn rivals(check: Check, field: &'static str, asked: Option<u32>) -> Result<Option<u8>, WireError> {
+    let Some(count) = asked else { return Ok(None) };
+    match u8::try_from(count) {
+        Ok(count) if usize::from(count) <= MAX_TOP_LOGPROBS => Ok(Some(count)),
+        Ok(_) | Err(_) => Err(check.fault(field, Fault::OutOfRange)),
     }
 }
 
@@ -169,15 +185,7 @@ impl TryFrom<generated::SamplingParams> for SamplingParams {
             .logit_bias
             .is_sorted_by(|left, right| left.token < right.token);
         check.require("logit_bias", sorted, Fault::NotSorted)?;
-        let logprobs = match wire.logprobs {
-            None => None,
-            Some(count) => {
-                let small = u8::try_from(count)
-                    .ok()
-                    .filter(|small| usize::from(*small) <= MAX_TOP_LOGPROBS);
-                Some(small.ok_or_else(|| check.fault("logprobs", Fault::OutOfRange))?)
-            }
-        };
+        let logprobs = rivals(check, "logprobs", wire.logprobs)?;
         Ok(Self {
             temperature: wire.temperature,
             top_p: wire.top_p,
@@ -215,7 +223,8 @@ impl TryFrom<generated::StopRules> for StopRules {
     fn try_from(wire: generated::StopRules) -> Result<Self, WireError> {
         let check = STOP;
         let highest = u32::try_from(MAX_TOKENS).expect("2^20 fits");
-        check.whole("max_tokens", wire.max_tokens, 1..=highest)?;
+        // Whether 0 is allowed depends on the task.
+        check.whole("max_tokens", wire.max_tokens, 0..=highest)?;
         check.whole("min_tokens", wire.min_tokens, 0..=wire.max_tokens)?;
         check.length("stop_token_ids", wire.stop_token_ids.len(), MAX_STOP_TOKEN_IDS)?;
         check.length("stop", wire.stop.len(), MAX_STOP_TEXTS)?;

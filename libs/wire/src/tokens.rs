@@ -9,6 +9,7 @@ use crate::check::{Check, encode};
 use crate::limits::{
     MAX_CHUNKS, MAX_FAULT_BYTES, MAX_MESSAGE_BYTES, MAX_TOKENS, MAX_TOP_LOGPROBS, MIN_LOGPROB,
 };
+use crate::scores::check_embedding;
 use crate::usage::finish_reason;
 use crate::{Fault, WireError, generated};
 
@@ -62,6 +63,8 @@ impl From<&Chunk> for generated::Chunk {
             logprobs: chunk.logprobs.iter().map(Into::into).collect(),
             finish: chunk.finish.as_ref().map(Into::into),
             handed_back: chunk.handed_back,
+            prompt_scores: chunk.prompt_scores.as_ref().map(Into::into),
+            embedding: chunk.embedding.clone(),
         }
     }
 }
@@ -76,6 +79,7 @@ impl TryFrom<generated::Chunk> for Chunk {
         check.require("logprobs", per_token, Fault::Disagrees("ids"))?;
         let is_over_once = !(wire.handed_back && wire.finish.is_some());
         check.require("handed_back", is_over_once, Fault::Disagrees("finish"))?;
+        check_embedding(&wire.embedding)?;
         let logprobs: Result<Vec<TokenLogprob>, WireError> =
             wire.logprobs.into_iter().map(TryInto::try_into).collect();
         Ok(Self {
@@ -87,13 +91,15 @@ impl TryFrom<generated::Chunk> for Chunk {
             logprobs: logprobs?,
             finish: wire.finish.map(TryInto::try_into).transpose()?,
             handed_back: wire.handed_back,
+            prompt_scores: wire.prompt_scores.map(TryInto::try_into).transpose()?,
+            embedding: wire.embedding,
         })
     }
 }
 
 /// A token that cannot be drawn has a log-probability of minus infinity: it is sent as the lowest one. NaN, which a
 /// sampler never reports, goes the same way rather than spoil the batch for its neighbours.
-fn finite(logprob: f32) -> f32 {
+pub(crate) fn finite(logprob: f32) -> f32 {
     if logprob.is_nan() {
         MIN_LOGPROB
     } else {

@@ -3,7 +3,8 @@
 mod support;
 
 use vlinders_types::{
-    Cancel, Finish, FinishReason, FrontendId, KeyId, PrefixMark, Request, StepBatch, TokenCounts,
+    Cancel, Finish, FinishReason, FrontendId, KeyId, Pooling, PrefixMark, PromptScores, Request, StepBatch,
+    Task, TokenCounts,
 };
 use vlinders_wire as wire;
 use vlinders_wire::{Fault, WireError, limits};
@@ -117,7 +118,7 @@ fn sampling_out_of_its_limits_is_refused_by_field() {
 #[test]
 fn stop_rules_out_of_their_limits_are_refused_by_field() {
     assert_eq!(
-        refused(|request| request.stop.max_tokens = 0),
+        refused(|request| (request.stop.max_tokens, request.stop.min_tokens) = (0, 0)),
         "StopRules.max_tokens: out of range"
     );
     assert_eq!(
@@ -135,6 +136,89 @@ fn stop_rules_out_of_their_limits_are_refused_by_field() {
     assert_eq!(
         refused(|request| request.stop.stop = vec![String::new()]),
         "StopRules.stop: missing"
+    );
+}
+
+#[test]
+fn a_task_at_odds_with_the_rest_of_its_request_is_refused_by_field() {
+    assert_eq!(
+        refused(|request| request.task = Task::Score { first: 1 }),
+        "StopRules.max_tokens: out of range"
+    );
+    let refused_task = |change: fn(&mut Request), mut request: Request| {
+        change(&mut request);
+        let decoded = wire::decode_request(&wire::encode_request(&request));
+        decoded.expect_err("the rule is checked").to_string()
+    };
+    assert_eq!(
+        refused_task(|request| request.prompt_logprobs = None, support::score_request()),
+        "Request.prompt_logprobs: does not agree with task"
+    );
+    assert_eq!(
+        refused_task(
+            |request| request.prompt_logprobs = Some(0),
+            support::embed_request()
+        ),
+        "Request.prompt_logprobs: does not agree with task"
+    );
+    assert_eq!(
+        refused_task(
+            |request| request.prompt_logprobs = Some(21),
+            support::score_request()
+        ),
+        "Request.prompt_logprobs: out of range"
+    );
+    for first in [0, 4] {
+        let request = Request {
+            task: Task::Score { first },
+            ..support::score_request()
+        };
+        assert_eq!(refused_task(|_| {}, request), "ScoreTask.first: out of range");
+    }
+    for dimensions in [Some(0), Some(65_537)] {
+        let task = Task::Embed {
+            pooling: Pooling::LastToken,
+            dimensions,
+        };
+        let request = Request {
+            task,
+            ..support::embed_request()
+        };
+        assert_eq!(
+            refused_task(|_| {}, request),
+            "EmbedTask.dimensions: out of range"
+        );
+    }
+}
+
+#[test]
+fn prompt_scores_and_vectors_out_of_their_limits_are_refused_by_field() {
+    let scores = |batch: &mut StepBatch, change: fn(&mut PromptScores)| {
+        change(batch.chunks[0].prompt_scores.as_mut().unwrap());
+    };
+    assert_eq!(
+        refused_batch(|batch| scores(batch, |part| part.first = 0)),
+        "PromptScores.first: out of range"
+    );
+    assert_eq!(
+        refused_batch(|batch| scores(batch, |part| part.scores.clear())),
+        "PromptScores.scores: missing"
+    );
+    assert_eq!(
+        refused_batch(|batch| scores(batch, |part| part.scores[0].rank = 0)),
+        "TokenScore.rank: out of range"
+    );
+    assert_eq!(
+        refused_batch(|batch| scores(batch, |part| part.scores[0].top = vec![(1, -1.0); 21])),
+        "TokenScore.top_ids: 21 is more than 20"
+    );
+    assert_eq!(
+        refused_batch(|batch| batch.chunks[1].embedding[0] = f32::NAN),
+        "Chunk.embedding: out of range"
+    );
+    assert_eq!(
+        refused_batch(|batch| batch.chunks[1].embedding = vec![0.0; limits::MAX_EMBEDDING + 1]),
+        "Chunk.embedding: 65537 is more than 65536"
     );
 }
 

@@ -9,9 +9,9 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use vlinders_types::{
     Beacon, Cancel, Chunk, Epoch, FaultKind, Finish, FinishReason, FrontendId, Hello, KeyId, ModelName,
-    Offer, OfferReply, Pool, PrefixMark, Presence, RefuseReason, Request, RequestFault, RequestId,
-    ResumeState, SamplingParams, StepBatch, StopRules, TenantId, Ticket, TokenCounts, TokenLogprob,
-    UsageEvent, WorkerId,
+    Offer, OfferReply, Pool, Pooling, PrefixMark, Presence, PromptScores, RefuseReason, Request,
+    RequestFault, RequestId, ResumeState, SamplingParams, StepBatch, StopRules, Task, TenantId, Ticket,
+    TokenCounts, TokenLogprob, TokenScore, UsageEvent, WorkerId,
 };
 use vlinders_wire as wire;
 
@@ -50,14 +50,25 @@ prop_compose! {
         prompt_ids in vec(any::<u32>(), 1..40), emitted_ids in vec(any::<u32>(), 0..20),
         sampling in sampling(), stop in stop_rules(),
         cache_salt in option::of(".{0,9}"), trace_parent in option::of("[0-9a-f-]{0,55}"),
-        published_us in option::of(any::<u64>()),
+        published_us in option::of(any::<u64>()), (kind, top, mean) in (0..3, option::of(0_u8..=20), any::<bool>()),
+        dimensions in option::of(1_u32..=1 << 16),
     ) -> Request {
         let [tenant, key, model, frontend] = names;
+        let pooling = if mean { Pooling::Mean } else { Pooling::LastToken };
+        let (task, prompt_logprobs) = match kind {
+            0 => (Task::Generate, top),
+            1 => (Task::Score { first: 1 + u32::from(prompt_ids.len() > 1) }, top.or(Some(0))),
+            _ => (Task::Embed { pooling, dimensions }, None),
+        };
+        let (emitted_ids, stop) = match task.draws() {
+            true => (emitted_ids, stop),
+            false => (Vec::new(), StopRules { max_tokens: 0, min_tokens: 0, ..stop }),
+        };
         Request {
             request_id: RequestId(request_id), attempt, tenant: TenantId::new(&tenant), key: KeyId::new(&key),
             model: ModelName::new(&model), frontend: FrontendId::new(&frontend), handle, created_ms,
             deadline_ms: created_ms.saturating_add(u64::from(lifetime_ms)), stream, prompt_ids, emitted_ids,
-            sampling, stop, priority, cache_salt, trace_parent, published_us,
+            sampling, stop, priority, cache_salt, trace_parent, published_us, task, prompt_logprobs,
         }
     }
 }
@@ -96,16 +107,31 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn token_score()(
+        logprob in -9999.0_f32..=0.0, rank in 1_u32.., top in vec((any::<u32>(), -9999.0_f32..=0.0), 0..4),
+    ) -> TokenScore {
+        TokenScore { logprob, rank, top }
+    }
+}
+
+prop_compose! {
+    fn prompt_scores()(first in 1_u32.., scores in vec(token_score(), 1..4)) -> PromptScores {
+        PromptScores { first, scores }
+    }
+}
+
+prop_compose! {
     fn chunk()(
         (handle, attempt, position) in any::<(u64, u32, u32)>(), with_logprobs: bool,
         tokens in vec((any::<u32>(), logprob()), 0..5), text: String, finish in option::of(finish()), handed_back: bool,
+        prompt_scores in option::of(prompt_scores()), embedding in vec(-1.0_f32..=1.0, 0..5),
     ) -> Chunk {
         let (ids, mut logprobs): (Vec<_>, Vec<_>) = tokens.into_iter().unzip();
         if !with_logprobs {
             logprobs.clear();
         }
         let handed_back = handed_back && finish.is_none();
-        Chunk { handle, attempt, position, ids, text, logprobs, finish, handed_back }
+        Chunk { handle, attempt, position, ids, text, logprobs, finish, handed_back, prompt_scores, embedding }
     }
 }
 
@@ -245,7 +271,7 @@ proptest! {
 
     #[test]
     fn damaged_messages_are_a_message_or_an_error(
-        which in 0_usize..14, cut in 0_usize..400, changes in vec((0_usize..400, any::<u8>()), 1..6),
+        which in 0_usize..16, cut in 0_usize..400, changes in vec((0_usize..400, any::<u8>()), 1..6),
     ) {
         let (_, bytes) = support::examples().swap_remove(which);
         let mut bytes = bytes.to_vec();

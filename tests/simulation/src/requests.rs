@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 use vlinders_text::{ModelText, TextFiles};
 use vlinders_types::{
-    FrontendId, KeyId, ModelName, Request, RequestId, SamplingParams, StopRules, TenantId, TokenId,
+    FrontendId, KeyId, ModelName, Request, RequestId, SamplingParams, StopRules, Task, TenantId, TokenId,
 };
 
 /// Ids below this are bytes.
@@ -72,6 +72,8 @@ pub(crate) fn request(arrived: &Arrived<'_>) -> Request {
         cache_salt: None,
         trace_parent: None,
         published_us: None,
+        task: Task::Generate,
+        prompt_logprobs: None,
     }
 }
 

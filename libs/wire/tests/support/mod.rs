@@ -4,9 +4,9 @@
 use bytes::Bytes;
 use vlinders_types::{
     Beacon, Cancel, Chunk, Epoch, FaultKind, Finish, FinishReason, FrontendId, Heartbeat, Hello, KeyId,
-    ModelName, Offer, OfferReply, Pool, PrefixMark, Presence, RefuseReason, Request, RequestFault, RequestId,
-    ResumeState, SamplingParams, StepBatch, StopRules, TenantId, Ticket, TokenCounts, TokenLogprob,
-    UsageEvent, WorkerId,
+    ModelName, Offer, OfferReply, Pool, Pooling, PrefixMark, Presence, PromptScores, RefuseReason, Request,
+    RequestFault, RequestId, ResumeState, SamplingParams, StepBatch, StopRules, Task, TenantId, Ticket,
+    TokenCounts, TokenLogprob, TokenScore, UsageEvent, WorkerId,
 };
 use vlinders_wire as wire;
 use vlinders_wire::{DeadLetter, Drain, Resend, TenantTokens, WireError};
@@ -55,6 +55,28 @@ pub fn request() -> Request {
         cache_salt: Some("salt".to_owned()),
         trace_parent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
         published_us: Some(1_700_000_000_000_456),
+        task: Task::Generate,
+        prompt_logprobs: Some(3),
+    }
+}
+
+pub fn score_request() -> Request {
+    Request {
+        emitted_ids: Vec::new(),
+        stop: StopRules::default(),
+        task: Task::Score { first: 2 },
+        ..request()
+    }
+}
+
+pub fn embed_request() -> Request {
+    Request {
+        task: Task::Embed {
+            pooling: Pooling::Mean,
+            dimensions: Some(256),
+        },
+        prompt_logprobs: None,
+        ..score_request()
     }
 }
 
@@ -71,6 +93,21 @@ pub fn step_batch() -> StepBatch {
                 ids: vec![300],
                 text: "héllo".to_owned(),
                 handed_back: true,
+                prompt_scores: Some(PromptScores {
+                    first: 1,
+                    scores: vec![
+                        TokenScore {
+                            logprob: -0.5,
+                            rank: 1,
+                            top: vec![(200, -0.5), (300, -1.25)],
+                        },
+                        TokenScore {
+                            logprob: -9.0,
+                            rank: 70_000,
+                            top: vec![],
+                        },
+                    ],
+                }),
                 ..Chunk::default()
             },
             Chunk {
@@ -103,6 +140,8 @@ pub fn step_batch() -> StepBatch {
                     }),
                 }),
                 handed_back: false,
+                prompt_scores: None,
+                embedding: vec![0.6, -0.8],
             },
         ],
     }
@@ -214,6 +253,8 @@ pub fn tenant_tokens() -> TenantTokens {
 pub fn examples() -> Vec<(&'static str, Bytes)> {
     vec![
         ("request", wire::encode_request(&request())),
+        ("score_request", wire::encode_request(&score_request())),
+        ("embed_request", wire::encode_request(&embed_request())),
         (
             "cancel",
             wire::encode_cancel(&Cancel {

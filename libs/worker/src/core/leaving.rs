@@ -146,7 +146,7 @@ mod tests {
     use vlinders_text::{ModelText, TextFiles};
     use vlinders_types::{
         Epoch, FrontendId, KeyId, ModelName, RefuseReason, RequestId, ResumeState, SamplingParams, StopRules,
-        TenantId, WorkerId,
+        Task, TenantId, WorkerId,
     };
 
     use super::*;
@@ -216,6 +216,8 @@ mod tests {
             created_ms: 0,
             deadline_ms: u64::MAX,
             published_us: None,
+            task: Task::Generate,
+            prompt_logprobs: None,
             stream: true,
             prompt_ids: vec![0; 20],
             emitted_ids: Vec::new(),

@@ -23,7 +23,7 @@ use vlinders_service_kit::{Clock, Metrics, Stage, SystemClock, Tasks, Traces};
 use vlinders_text::{ModelText, TextFiles};
 use vlinders_types::{
     BlockId, Cancel, Chunk, Epoch, Finish, FrontendId, KeyId, ModelName, Request, RequestId, SamplingParams,
-    StopRules, TenantId, TokenId, UsageEvent, WorkerId,
+    StopRules, Task, TenantId, TokenId, UsageEvent, WorkerId,
 };
 use vlinders_wire::subjects;
 use vlinders_worker::{Parting, Role, WorkerConfig, WorkerParts, start};
@@ -222,6 +222,8 @@ impl World {
             cache_salt: None,
             trace_parent: None,
             published_us: None,
+            task: Task::Generate,
+            prompt_logprobs: None,
         }
     }
 

@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 use vlinders_bus::{BusError, StreamName, Subject};
 use vlinders_openai_api::{ApiError, Envelope};
-use vlinders_types::{Request, RequestId};
+use vlinders_types::{Request, RequestId, Task};
 use vlinders_wire::encode_request;
 use vlinders_wire::subjects::{request_message_id, request_subject};
 
@@ -131,6 +131,8 @@ fn split(app: &App, submission: Submission, prepared: Prepared) -> (Request, Wri
         cache_salt: prepared.cache_salt,
         trace_parent: parent.map(|parent| parent.to_string()),
         published_us: published_us(parent),
+        task: Task::Generate,
+        prompt_logprobs: None,
     };
     (
         request,

@@ -271,7 +271,9 @@ impl Drop for Claim {
 mod tests {
     use vlinders_bus::{Bus, InProcessBus, InProcessLimits, Subject, Subscription};
     use vlinders_service_kit::{Metrics, SharedSpan, Stage, Tasks};
-    use vlinders_types::{Epoch, FrontendId, KeyId, Request, RequestId, SamplingParams, StopRules, TenantId};
+    use vlinders_types::{
+        Epoch, FrontendId, KeyId, Request, RequestId, SamplingParams, StopRules, Task, TenantId,
+    };
     use vlinders_wire::decode_cancel;
     use vlinders_wire::subjects::{WorkerCall, worker_subject};
 
@@ -321,6 +323,8 @@ mod tests {
             cache_salt: None,
             trace_parent: None,
             published_us: None,
+            task: Task::Generate,
+            prompt_logprobs: None,
         }
     }
 
