@@ -259,6 +259,7 @@ mod tests {
             history: span(0, 2),
             prompt_tokens: 1,
             banned: Arc::new([3]),
+            allowed: None,
         };
         Batch {
             rows: vec![

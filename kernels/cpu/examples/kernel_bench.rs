@@ -154,6 +154,7 @@ fn batch(rows: u32, count: u32, depth: u32) -> Batch {
             history: Span::default(),
             prompt_tokens: 0,
             banned: Arc::new([]),
+            allowed: None,
         });
     }
     batch

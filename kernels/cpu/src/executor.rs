@@ -7,7 +7,7 @@ use vlinders_kernel_api::{
     QkNorm, RotaryId,
 };
 use vlinders_sampling::SampleInput;
-use vlinders_types::{Batch, SampleResult};
+use vlinders_types::{AwaitedMask, Batch, SampleResult};
 
 use crate::activations::{Layout, Packed, encode};
 use crate::attention::{Attention, attend};
@@ -389,6 +389,7 @@ impl Executor for CpuExecutor {
                     history: &batch.history[row.history.range()],
                     prompt_tokens: row.prompt_tokens,
                     banned: &row.banned,
+                    allowed: row.allowed.as_deref().map(AwaitedMask::wait),
                     position: row.position,
                 };
                 own.clear();

@@ -8,7 +8,7 @@ use vlinders_kernel_api::{
     QkNorm, RotaryId,
 };
 use vlinders_sampling::{SampleInput, Sampler};
-use vlinders_types::{BLOCK_TOKENS, Batch, BlockId, SampleResult};
+use vlinders_types::{AwaitedMask, BLOCK_TOKENS, Batch, BlockId, SampleResult};
 
 use crate::backend::{Linear, Weights};
 use crate::memory::ReferenceMemory;
@@ -297,6 +297,7 @@ impl Executor for ReferenceExecutor {
                 history: &batch.history[row.history.range()],
                 prompt_tokens: row.prompt_tokens,
                 banned: &row.banned,
+                allowed: row.allowed.as_deref().map(AwaitedMask::wait),
                 position: row.position,
             };
             SampleResult {

@@ -9,7 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use vlinders_kernel_api::{Dtype, ExecutorSpec, KvLayout, KvMemory, Urgency};
-use vlinders_types::{BLOCK_TOKENS, Batch, BatchRow, SampleResult, SampleRow, Sampled, StepOutput, TokenId};
+use vlinders_types::{
+    AwaitedMask, BLOCK_TOKENS, Batch, BatchRow, SampleResult, SampleRow, Sampled, StepOutput, TokenId,
+    TokenMask,
+};
 
 use crate::sim_memory::{BLOCK_BYTES, SimMemory};
 use crate::{Engine, EngineError, EngineFacts};
@@ -189,7 +192,11 @@ impl SimEngine {
             0
         };
         let hash = mix(mix(attended, seed), u64::from(sample.position));
-        let sampled = self.choose(hash, &sample.banned).map(|token| Sampled {
+        let token = match sample.allowed.as_deref().map(AwaitedMask::wait) {
+            None => self.choose(hash, &sample.banned),
+            Some(mask) => self.choose_allowed(hash, &sample.banned, mask),
+        };
+        let sampled = token.map(|token| Sampled {
             token,
             logprobs: sample.params.logprobs.map(|count| self.logprobs(token, count)),
         });
@@ -202,17 +209,47 @@ impl SimEngine {
     /// The first token from `hash` on that may be drawn.
     fn choose(&self, hash: u64, banned: &[TokenId]) -> Option<TokenId> {
         let allowed = |token: &TokenId| banned.binary_search(token).is_err();
-        if let Some((end, every)) = self.options.end_every
-            && mix(hash, 1).is_multiple_of(u64::from(every.get()))
-            && allowed(&end)
-        {
+        if let Some(end) = self.end(hash).filter(allowed) {
             return Some(end);
         }
-        let vocabulary = self.options.vocabulary;
-        let start = TokenId::try_from(hash % u64::from(vocabulary)).expect("it is below a 32-bit number");
-        let tokens = (start..vocabulary).chain(0..start);
-        let drawable = |token: &TokenId| self.options.never_drawn.binary_search(token).is_err();
-        tokens.filter(drawable).find(allowed)
+        let start = self.start(hash);
+        let tokens = (start..self.options.vocabulary).chain(0..start);
+        tokens.filter(|token| self.is_drawable(*token)).find(allowed)
+    }
+
+    /// The first token of the mask from `hash` on that may be drawn. What is never drawn otherwise is drawn when the mask
+    /// has nothing else.
+    fn choose_allowed(&self, hash: u64, banned: &[TokenId], mask: &TokenMask) -> Option<TokenId> {
+        let is_free = |token: &TokenId| banned.binary_search(token).is_err();
+        if let Some(end) = self.end(hash).filter(|end| is_free(end) && mask.allows(*end)) {
+            return Some(end);
+        }
+        let start = self.start(hash);
+        let tokens = || {
+            let before = mask.tokens_from(0).take_while(|token| *token < start);
+            mask.tokens_from(start).chain(before)
+        };
+        let drawable = |token: &TokenId| self.is_drawable(*token);
+        tokens()
+            .filter(drawable)
+            .find(is_free)
+            .or_else(|| tokens().find(is_free))
+            .or_else(|| tokens().next())
+    }
+
+    /// The end of sequence, as often as asked.
+    fn end(&self, hash: u64) -> Option<TokenId> {
+        let (end, every) = self.options.end_every?;
+        mix(hash, 1).is_multiple_of(u64::from(every.get())).then_some(end)
+    }
+
+    /// The token at which a search begins.
+    fn start(&self, hash: u64) -> TokenId {
+        TokenId::try_from(hash % u64::from(self.options.vocabulary)).expect("it is below a 32-bit number")
+    }
+
+    fn is_drawable(&self, token: TokenId) -> bool {
+        self.options.never_drawn.binary_search(&token).is_err()
     }
 
     /// Halving probabilities, `token` first.

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use support::Sequence;
 use vlinders_engine::{Engine, EngineError, SimEngine, SimOptions, StepCost};
 use vlinders_kernel_api::KernelError;
-use vlinders_types::{BLOCK_TOKENS, BlockId, SamplingParams, TokenId};
+use vlinders_types::{AwaitedMask, BLOCK_TOKENS, BlockId, SamplingParams, TokenId, TokenMask};
 
 fn options() -> SimOptions {
     SimOptions {
@@ -90,6 +90,32 @@ proptest! {
         match sequence.draw(&mut engine, 8) {
             Some(sampled) => prop_assert!(!specials.contains(&sampled.token) && !banned.contains(&sampled.token)),
             None => prop_assert_eq!(specials.union(&banned).count(), 8),
+        }
+    }
+
+    /// Bans and what is never drawn otherwise give way only where the mask leaves nothing else.
+    #[test]
+    fn what_the_mask_does_not_allow_is_not_drawn(
+        specials in prop::collection::btree_set(0u32..8, 0..8),
+        banned in prop::collection::btree_set(0u32..8, 0..8),
+        allowed in prop::collection::btree_set(0u32..8, 0..8),
+        seed: u64,
+    ) {
+        let never_drawn: Arc<[TokenId]> = specials.iter().copied().collect();
+        let end_every = NonZeroU32::new(2).map(|every| (7, every));
+        let mut engine = SimEngine::new(SimOptions { vocabulary: 8, never_drawn, end_every, ..options() });
+        let mut sequence = Sequence::new(&[1, 2, 3], &TABLE);
+        sequence.params = Arc::new(SamplingParams { seed, ..SamplingParams::default() });
+        sequence.banned = banned.iter().copied().collect();
+        let mut mask = TokenMask::none(8);
+        allowed.iter().for_each(|token| mask.allow(*token));
+        sequence.allowed = Some(Arc::new(AwaitedMask::ready(mask)));
+        match sequence.draw(&mut engine, 8) {
+            Some(sampled) => {
+                prop_assert!(allowed.contains(&sampled.token));
+                prop_assert!(!banned.contains(&sampled.token) || allowed.is_subset(&banned));
+            }
+            None => prop_assert!(allowed.is_empty()),
         }
     }
 }

@@ -161,6 +161,7 @@ fn add_row(
             history: Span::default(),
             prompt_tokens: 0,
             banned: Arc::new([]),
+            allowed: None,
         }));
 }
 

@@ -83,6 +83,7 @@ fn qwen3_is_uploaded_and_run_in_the_order_of_its_layers() {
         history: Span::default(),
         prompt_tokens: 1,
         banned: Arc::new([]),
+        allowed: None,
     };
     model
         .forward(

@@ -118,6 +118,7 @@ mod tests {
             history,
             prompt_tokens,
             banned: &[],
+            allowed: None,
             position: 0,
         };
         let mut changed = logits.to_vec();
@@ -175,6 +176,7 @@ mod tests {
             history: &[],
             prompt_tokens: 0,
             banned: &[1, 99],
+            allowed: None,
             position: 0,
         };
         let mut logits = [0.0, 0.0];
@@ -190,6 +192,7 @@ mod tests {
             history: &[],
             prompt_tokens: 0,
             banned: &[0],
+            allowed: None,
             position: 0,
         };
         assert!(!Adjustments::default().apply(&mut [f32::NAN, 0.0], &input));

@@ -1,6 +1,6 @@
 //! The order of things: adjust, filter, draw, report.
 
-use vlinders_types::{Sampled, SamplingParams, TokenId};
+use vlinders_types::{Sampled, SamplingParams, TokenId, TokenMask};
 
 use crate::adjust::Adjustments;
 use crate::filter::{FilterScratch, Row, keep, keeps_all};
@@ -19,8 +19,10 @@ pub struct SampleInput<'a> {
     pub history: &'a [TokenId],
     /// How many of the history's tokens are prompt.
     pub prompt_tokens: u32,
-    /// Tokens that may not be drawn.
+    /// Tokens that may not be drawn. Sorted.
     pub banned: &'a [TokenId],
+    /// When given, only these tokens may be drawn. Where all of them are banned, the bans do not count.
+    pub allowed: Option<&'a TokenMask>,
     /// Position the drawn token will have; keys the generator together with the seed.
     pub position: u32,
 }
@@ -30,6 +32,8 @@ pub struct SampleInput<'a> {
 pub struct Sampler {
     maxima: Vec<f32>,
     adjustments: Adjustments,
+    /// A row without the logits that are not allowed.
+    masked: Vec<f32>,
     filter: FilterScratch,
     rank: RankScratch,
     kept: Vec<Ranked>,
@@ -43,7 +47,7 @@ impl Sampler {
         Self::default()
     }
 
-    /// Draws one token from `logits`, `[vocabulary]`: bans and biases, repetition penalty, presence and frequency
+    /// Draws one token from `logits`, `[vocabulary]`: mask, bans and biases, repetition penalty, presence and frequency
     /// penalties, temperature, then top-k, min-p and top-p. A temperature of 0 takes the most likely token, of equals
     /// the one with the lowest id. Log-probabilities are those of the unmodified logits, which are the same after the
     /// call as before it.
@@ -61,22 +65,63 @@ impl Sampler {
             }
             None => None,
         };
-        let is_trusted = self.adjustments.apply(logits, &input);
-        let peak = match &distribution {
-            Some((peak, _)) if self.adjustments.is_empty() => Some(*peak),
-            Some(_) | None => scan(logits, &mut self.maxima),
-        };
-        let drawn = peak
-            .filter(|_| is_trusted)
-            .map(|peak| self.draw(logits, &input, peak));
-        self.adjustments.undo(logits);
-        let index = drawn?;
+        let index = match input.allowed {
+            None => {
+                let peak = distribution.as_ref().map(|(peak, _)| *peak);
+                self.draw_adjusted(logits, input, peak)
+            }
+            Some(allowed) => {
+                if distribution.is_none() {
+                    // Also a number that may not be drawn tells of a spoiled row.
+                    scan(logits, &mut self.maxima)?;
+                }
+                self.draw_allowed(logits, input, allowed)
+            }
+        }?;
         let logprobs =
             distribution.map(|(_, distribution)| (distribution.logprob(logits[index]), distribution.top));
         Some(Sampled {
             token: token_at(index),
             logprobs,
         })
+    }
+
+    /// The index of the drawn token among those of the mask. The logits stay as they are.
+    fn draw_allowed(
+        &mut self,
+        logits: &[f32],
+        mut input: SampleInput<'_>,
+        allowed: &TokenMask,
+    ) -> Option<usize> {
+        let is_banned = |token| input.banned.binary_search(&token).is_ok();
+        if !input.banned.is_empty() && allowed.tokens_from(0).all(is_banned) {
+            input.banned = &[];
+        }
+        let mut row = std::mem::take(&mut self.masked);
+        keep_allowed(logits, allowed, &mut row);
+        let drawn = self.draw_adjusted(&mut row, input, None);
+        self.masked = row;
+        drawn
+    }
+
+    /// The index of the drawn token. `peak` is that of the unadjusted logits if they are scanned. The logits are left
+    /// as they were.
+    fn draw_adjusted(
+        &mut self,
+        logits: &mut [f32],
+        input: SampleInput<'_>,
+        peak: Option<Peak>,
+    ) -> Option<usize> {
+        let is_trusted = self.adjustments.apply(logits, &input);
+        let peak = match peak {
+            Some(peak) if self.adjustments.is_empty() => Some(peak),
+            Some(_) | None => scan(logits, &mut self.maxima),
+        };
+        let drawn = peak
+            .filter(|_| is_trusted)
+            .map(|peak| self.draw(logits, &input, peak));
+        self.adjustments.undo(logits);
+        drawn
     }
 
     /// The index of the drawn token in adjusted and scanned logits.
@@ -117,6 +162,23 @@ impl Sampler {
         let block = &logits[start..logits.len().min(start + BLOCK)];
         start + locate(block.iter().map(|logit| weigher.weight(*logit)), rest).0
     }
+}
+
+/// Writes a copy of `logits` to `row`, with -infinity where the mask has no token.
+fn keep_allowed(logits: &[f32], allowed: &TokenMask, row: &mut Vec<f32>) {
+    row.clear();
+    row.reserve(logits.len());
+    for (word, logits) in allowed.words().iter().zip(logits.chunks(u32::BITS as usize)) {
+        row.extend((0..).zip(logits).map(|(bit, logit)| {
+            if word >> bit & 1_u32 == 1 {
+                *logit
+            } else {
+                f32::NEG_INFINITY
+            }
+        }));
+    }
+    // Tokens beyond the mask are not in it.
+    row.resize(logits.len(), f32::NEG_INFINITY);
 }
 
 /// A number below `total`, as far into it as `random` is into 2^64.

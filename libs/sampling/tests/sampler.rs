@@ -2,17 +2,22 @@
 
 use proptest::prelude::*;
 use vlinders_sampling::{SampleInput, Sampler};
-use vlinders_types::{Sampled, SamplingParams, TokenId};
+use vlinders_types::{Sampled, SamplingParams, TokenId, TokenMask};
 
 fn draw(logits: &[f32], params: &SamplingParams, banned: &[TokenId], position: u32) -> Option<Sampled> {
-    let mut row = logits.to_vec();
     let input = SampleInput {
         params,
         history: &[],
         prompt_tokens: 0,
         banned,
+        allowed: None,
         position,
     };
+    draw_input(logits, input)
+}
+
+fn draw_input(logits: &[f32], input: SampleInput<'_>) -> Option<Sampled> {
+    let mut row = logits.to_vec();
     let sampled = Sampler::new().sample(&mut row, input);
     for (after, before) in row.iter().zip(logits) {
         assert_eq!(
@@ -49,6 +54,7 @@ fn chi_square(logits: &[f32], params: &SamplingParams, expected: &[f64], draws: 
             history: &[],
             prompt_tokens: 0,
             banned: &[],
+            allowed: None,
             position,
         };
         let sampled = sampler
@@ -175,6 +181,23 @@ fn rows_without_an_answer_give_none() {
 }
 
 #[test]
+fn a_bad_number_outside_the_mask_is_still_noticed() {
+    let params = greedy();
+    let mut mask = TokenMask::none(3);
+    mask.allow(0);
+    let input = SampleInput {
+        params: &params,
+        history: &[],
+        prompt_tokens: 0,
+        banned: &[],
+        allowed: Some(&mask),
+        position: 0,
+    };
+    assert_eq!(draw_input(&[0.0, 9.0, 1.0], input).unwrap().token, 0);
+    assert_eq!(draw_input(&[0.0, f32::NAN, 1.0], input), None);
+}
+
+#[test]
 fn more_top_logprobs_than_tokens_are_all_tokens() {
     let params = SamplingParams {
         logprobs: Some(255),
@@ -233,6 +256,48 @@ proptest! {
         prop_assert!(better < usize::from(count).max(1), "a better token was left out");
     }
 
+    /// Drawing under a mask is drawing from a row that never had the other tokens.
+    #[test]
+    fn a_mask_is_as_if_the_other_tokens_were_impossible(
+        logits in prop::collection::vec(-9.0_f32..9.0, 1..300),
+        allowed in prop::collection::vec(any::<bool>(), 300),
+        temperature in prop_oneof![Just(0.0_f32), 0.1_f32..2.0],
+        top_p in prop_oneof![Just(1.0_f32), 0.1_f32..1.0], top_k in 0_u32..9, bias in -5.0_f32..5.0,
+        banned in prop::collection::btree_set(0_u32..300, 0..4),
+        seed: u64, logprobs in proptest::option::of(0_u8..4),
+    ) {
+        let params = SamplingParams {
+            temperature, top_p, top_k, seed, logprobs, logit_bias: vec![(0, bias)], presence_penalty: 0.5,
+            ..SamplingParams::default()
+        };
+        let mut mask = TokenMask::none(logits.len());
+        let (mut impossible, mut token) = (logits.clone(), 0);
+        for (logit, is_allowed) in impossible.iter_mut().zip(&allowed) {
+            if *is_allowed {
+                mask.allow(token);
+            } else {
+                *logit = f32::NEG_INFINITY;
+            }
+            token += 1;
+        }
+        let banned: Vec<TokenId> = banned.into_iter().collect();
+        let can_obey = mask.tokens_from(0).any(|token| !banned.contains(&token));
+        let history = [1, 0, 2];
+        let input = SampleInput {
+            params: &params, history: &history, prompt_tokens: 1, banned: &banned, allowed: Some(&mask), position: 3,
+        };
+        let masked = draw_input(&logits, input);
+        let banned = if can_obey { &banned[..] } else { &[] };
+        let expected = draw_input(&impossible, SampleInput { banned, allowed: None, ..input });
+        prop_assert_eq!(masked.as_ref().map(|one| one.token), expected.as_ref().map(|one| one.token));
+        prop_assert_eq!(masked.is_none(), mask.is_empty());
+        if let (Some((chosen, top)), Some(token)) = (masked.and_then(|one| one.logprobs), expected.map(|one| one.token)) {
+            let truth = softmax(&logits, 1.0)[token as usize].ln();
+            prop_assert!((f64::from(chosen) - truth).abs() < 1e-4 * truth.abs().max(1.0), "of the unmasked logits");
+            prop_assert!(top.iter().all(|(token, _)| (*token as usize) < logits.len()));
+        }
+    }
+
     #[test]
     fn any_parameters_give_a_token_or_none(
         logits in prop::collection::vec(any::<f32>(), 0..200),
@@ -245,7 +310,7 @@ proptest! {
             temperature, top_p, top_k, min_p, presence_penalty, frequency_penalty, repetition_penalty, seed, logprobs,
             logit_bias: vec![(0, bias), (u32::MAX, bias)],
         };
-        let input = SampleInput { params: &params, history: &history, prompt_tokens, banned: &[2], position };
+        let input = SampleInput { params: &params, history: &history, prompt_tokens, banned: &[2], allowed: None, position };
         let mut row = logits.clone();
         let first = Sampler::new().sample(&mut row, input);
         let mut row = logits.clone();
@@ -264,7 +329,7 @@ proptest! {
                 top_k, top_p: 0.9, presence_penalty: 0.5, logprobs: Some(3), ..SamplingParams::default()
             };
             let history = [0, 1, 0];
-            let input = SampleInput { params: &params, history: &history, prompt_tokens: 1, banned: &[], position };
+            let input = SampleInput { params: &params, history: &history, prompt_tokens: 1, banned: &[], allowed: None, position };
             let fresh = Sampler::new().sample(&mut logits, input);
             prop_assert_eq!(sampler.sample(&mut logits, input), fresh);
         }

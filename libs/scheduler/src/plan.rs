@@ -208,6 +208,7 @@ impl Scheduler {
             history: append(&mut batch.history, seen),
             prompt_tokens: sequence.prompt_tokens,
             banned: banned.clone(),
+            allowed: None,
         });
     }
 }

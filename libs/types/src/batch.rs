@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{BlockId, SamplingParams, SequenceId, TokenId};
+use crate::{AwaitedMask, BlockId, SamplingParams, SequenceId, TokenId};
 
 /// A run of entries in one of a batch's flat arrays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -78,6 +78,9 @@ pub struct SampleRow {
     pub prompt_tokens: u32,
     /// Tokens that may not be drawn now: ends of sequence before `min_tokens`. Sorted; usually empty.
     pub banned: Arc<[TokenId]>,
+    /// When given, only these tokens may be drawn. It may come while the step is computed; the draw waits for it.
+    /// Where all its tokens are banned, the bans do not count.
+    pub allowed: Option<Arc<AwaitedMask>>,
 }
 
 /// How likely a given token was at its position.

@@ -4,6 +4,7 @@
 //! each other both name it.
 
 mod batch;
+mod constraint;
 mod handoff;
 mod ids;
 mod request;
@@ -13,6 +14,7 @@ mod units;
 mod usage;
 
 pub use batch::{Batch, BatchRow, SampleResult, SampleRow, Sampled, Span, StepOutput, TokenScore};
+pub use constraint::{AwaitedMask, Constraint, TokenMask};
 pub use handoff::{Beacon, Hello, Offer, OfferReply, Presence, RefuseReason, ResumeState, Ticket};
 pub use ids::{
     BlockHash, BlockId, Epoch, FrontendId, InvalidRequestId, KeyId, ModelName, Pool, PrefixMark, RequestId,

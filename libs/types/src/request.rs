@@ -1,6 +1,8 @@
 //! A request as the bus carries it, and its cancellation.
 
-use crate::{FrontendId, KeyId, ModelName, RequestId, SamplingParams, StopRules, TenantId, TokenId};
+use crate::{
+    Constraint, FrontendId, KeyId, ModelName, RequestId, SamplingParams, StopRules, TenantId, TokenId,
+};
 
 /// One request, validated and tokenized: all a worker needs to know.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,6 +35,8 @@ pub struct Request {
     pub sampling: SamplingParams,
     /// When the sequence ends.
     pub stop: StopRules,
+    /// The form its text must have.
+    pub constraint: Option<Constraint>,
     /// Larger goes first among waiting requests; 0 is normal.
     pub priority: i32,
     /// Keeps this request's cached prefixes apart from others of its tenant.

@@ -199,12 +199,34 @@ pub struct Request {
     /// with a score task, never with an embed task.
     #[prost(uint32, optional, tag = "52")]
     pub prompt_logprobs: ::core::option::Option<u32>,
+    /// The form its text must have; any when none is given. All its texts together have at most 2^19 bytes.
+    #[prost(oneof = "request::Constraint", tags = "40, 41, 42, 43, 44")]
+    pub constraint: ::core::option::Option<request::Constraint>,
     /// What is asked for; tokens when absent.
     #[prost(oneof = "request::Task", tags = "50, 51")]
     pub task: ::core::option::Option<request::Task>,
 }
 /// Nested message and enum types in `Request`.
 pub mod request {
+    /// The form its text must have; any when none is given. All its texts together have at most 2^19 bytes.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Constraint {
+        /// Any JSON object. Always true.
+        #[prost(bool, tag = "40")]
+        JsonObject(bool),
+        /// A value of this JSON schema.
+        #[prost(string, tag = "41")]
+        JsonSchema(::prost::alloc::string::String),
+        /// A text that this regular expression matches as a whole.
+        #[prost(string, tag = "42")]
+        Regex(::prost::alloc::string::String),
+        /// One of these texts.
+        #[prost(message, tag = "43")]
+        Choice(super::Choices),
+        /// A text of this grammar, in the Lark dialect of the grammar library.
+        #[prost(string, tag = "44")]
+        Lark(::prost::alloc::string::String),
+    }
     /// What is asked for; tokens when absent.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Task {
@@ -232,6 +254,13 @@ pub struct EmbedTask {
     /// Keep this many of its first elements; all when absent. 1 to 65536.
     #[prost(uint32, optional, tag = "2")]
     pub dimensions: ::core::option::Option<u32>,
+}
+/// Texts to choose from.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Choices {
+    /// 1 to 4096.
+    #[prost(string, repeated, tag = "1")]
+    pub texts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// How the next token is drawn from the logits.
 #[derive(Clone, PartialEq, ::prost::Message)]

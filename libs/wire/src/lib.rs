@@ -6,6 +6,7 @@
 //! message and the field, never what was in it.
 
 mod check;
+mod constraint;
 mod control;
 mod error;
 mod events;

@@ -18,6 +18,11 @@ pub const MAX_CACHE_SALT_BYTES: usize = 256;
 /// Bytes of a trace parent; version 00 has 55.
 pub const MAX_TRACE_PARENT_BYTES: usize = 128;
 
+/// Bytes of a request's constraint, over all its texts.
+pub const MAX_CONSTRAINT_BYTES: usize = 512 << 10;
+/// Texts a constrained answer may be one of.
+pub const MAX_CHOICES: usize = 4096;
+
 /// Stop texts of a request.
 pub const MAX_STOP_TEXTS: usize = 4;
 /// Bytes of one stop text.

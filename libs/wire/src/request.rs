@@ -81,6 +81,7 @@ impl From<&Request> for generated::Request {
             published_us: request.published_us,
             task: task::to_wire(request.task),
             prompt_logprobs: request.prompt_logprobs.map(u32::from),
+            constraint: request.constraint.as_ref().map(Into::into),
         }
     }
 }
@@ -132,6 +133,7 @@ impl TryFrom<generated::Request> for Request {
             published_us: wire.published_us,
             task,
             prompt_logprobs,
+            constraint: wire.constraint.map(TryInto::try_into).transpose()?,
         })
     }
 }

@@ -3,8 +3,8 @@
 mod support;
 
 use vlinders_types::{
-    Cancel, Finish, FinishReason, FrontendId, KeyId, Pooling, PrefixMark, PromptScores, Request, StepBatch,
-    Task, TokenCounts,
+    Cancel, Constraint, Finish, FinishReason, FrontendId, KeyId, Pooling, PrefixMark, PromptScores, Request,
+    StepBatch, Task, TokenCounts,
 };
 use vlinders_wire as wire;
 use vlinders_wire::{Fault, WireError, limits};
@@ -62,6 +62,28 @@ fn a_request_out_of_its_limits_is_refused_by_field() {
     assert_eq!(
         refused(|request| request.trace_parent = Some("s".repeat(129))),
         "Request.trace_parent: 129 is more than 128"
+    );
+}
+
+#[test]
+fn a_constraint_out_of_its_limits_is_refused_by_field() {
+    let long = || "x".repeat(limits::MAX_CONSTRAINT_BYTES + 1);
+    let refused = |constraint| refused(|request| request.constraint = Some(constraint));
+    for constraint in [
+        Constraint::JsonSchema(long()),
+        Constraint::Regex(long()),
+        Constraint::Lark(long()),
+        Constraint::Choice(vec![long(), String::new()]),
+    ] {
+        assert_eq!(
+            refused(constraint),
+            "Request.constraint: 524289 is more than 524288"
+        );
+    }
+    assert_eq!(refused(Constraint::Choice(vec![])), "Request.choice: missing");
+    assert_eq!(
+        refused(Constraint::Choice(vec![String::new(); limits::MAX_CHOICES + 1])),
+        "Request.choice: 4097 is more than 4096"
     );
 }
 

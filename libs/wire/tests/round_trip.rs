@@ -8,8 +8,8 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 use vlinders_types::{
-    Beacon, Cancel, Chunk, Epoch, FaultKind, Finish, FinishReason, FrontendId, Hello, KeyId, ModelName,
-    Offer, OfferReply, Pool, Pooling, PrefixMark, Presence, PromptScores, RefuseReason, Request,
+    Beacon, Cancel, Chunk, Constraint, Epoch, FaultKind, Finish, FinishReason, FrontendId, Hello, KeyId,
+    ModelName, Offer, OfferReply, Pool, Pooling, PrefixMark, Presence, PromptScores, RefuseReason, Request,
     RequestFault, RequestId, ResumeState, SamplingParams, StepBatch, StopRules, Task, TenantId, Ticket,
     TokenCounts, TokenLogprob, TokenScore, UsageEvent, WorkerId,
 };
@@ -42,6 +42,16 @@ prop_compose! {
     }
 }
 
+fn constraint() -> impl Strategy<Value = Constraint> {
+    prop_oneof![
+        Just(Constraint::JsonObject),
+        ".{0,20}".prop_map(Constraint::JsonSchema),
+        ".{0,20}".prop_map(Constraint::Regex),
+        vec(".{0,9}", 1..5).prop_map(Constraint::Choice),
+        ".{0,20}".prop_map(Constraint::Lark),
+    ]
+}
+
 prop_compose! {
     fn request()(
         (request_id, attempt, handle, created_ms) in any::<(u128, u32, u64, u64)>(),
@@ -51,7 +61,7 @@ prop_compose! {
         sampling in sampling(), stop in stop_rules(),
         cache_salt in option::of(".{0,9}"), trace_parent in option::of("[0-9a-f-]{0,55}"),
         published_us in option::of(any::<u64>()), (kind, top, mean) in (0..3, option::of(0_u8..=20), any::<bool>()),
-        dimensions in option::of(1_u32..=1 << 16),
+        (dimensions, constraint) in (option::of(1_u32..=1 << 16), option::of(constraint())),
     ) -> Request {
         let [tenant, key, model, frontend] = names;
         let pooling = if mean { Pooling::Mean } else { Pooling::LastToken };
@@ -68,7 +78,7 @@ prop_compose! {
             request_id: RequestId(request_id), attempt, tenant: TenantId::new(&tenant), key: KeyId::new(&key),
             model: ModelName::new(&model), frontend: FrontendId::new(&frontend), handle, created_ms,
             deadline_ms: created_ms.saturating_add(u64::from(lifetime_ms)), stream, prompt_ids, emitted_ids,
-            sampling, stop, priority, cache_salt, trace_parent, published_us, task, prompt_logprobs,
+            sampling, stop, constraint, priority, cache_salt, trace_parent, published_us, task, prompt_logprobs,
         }
     }
 }

@@ -68,6 +68,7 @@ pub(crate) fn request(arrived: &Arrived<'_>) -> Request {
             ..SamplingParams::default()
         },
         stop,
+        constraint: None,
         priority: 0,
         cache_salt: None,
         trace_parent: None,

@@ -298,6 +298,7 @@ pub fn batch(rows: &[Row<'_>]) -> Batch {
                 history: Span::default(),
                 prompt_tokens: 0,
                 banned: Arc::new([]),
+                allowed: None,
             }));
     }
     batch

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use vlinders_engine::Engine;
 use vlinders_types::{
-    Batch, BatchRow, BlockId, SampleRow, Sampled, SamplingParams, SequenceId, Span, TokenId,
+    AwaitedMask, Batch, BatchRow, BlockId, SampleRow, Sampled, SamplingParams, SequenceId, Span, TokenId,
     blocks_for_tokens,
 };
 
@@ -21,6 +21,7 @@ pub(crate) struct Sequence {
     pub(crate) blocks: Vec<BlockId>,
     pub(crate) params: Arc<SamplingParams>,
     pub(crate) banned: Arc<[TokenId]>,
+    pub(crate) allowed: Option<Arc<AwaitedMask>>,
 }
 
 impl Sequence {
@@ -36,6 +37,7 @@ impl Sequence {
             blocks,
             params,
             banned: Arc::new([]),
+            allowed: None,
         }
     }
 
@@ -63,6 +65,7 @@ impl Sequence {
             history: Span::default(),
             prompt_tokens: 0,
             banned: self.banned.clone(),
+            allowed: self.allowed.clone(),
         };
         Batch {
             rows: vec![row],

@@ -3,10 +3,10 @@
 
 use bytes::Bytes;
 use vlinders_types::{
-    Beacon, Cancel, Chunk, Epoch, FaultKind, Finish, FinishReason, FrontendId, Heartbeat, Hello, KeyId,
-    ModelName, Offer, OfferReply, Pool, Pooling, PrefixMark, Presence, PromptScores, RefuseReason, Request,
-    RequestFault, RequestId, ResumeState, SamplingParams, StepBatch, StopRules, Task, TenantId, Ticket,
-    TokenCounts, TokenLogprob, TokenScore, UsageEvent, WorkerId,
+    Beacon, Cancel, Chunk, Constraint, Epoch, FaultKind, Finish, FinishReason, FrontendId, Heartbeat, Hello,
+    KeyId, ModelName, Offer, OfferReply, Pool, Pooling, PrefixMark, Presence, PromptScores, RefuseReason,
+    Request, RequestFault, RequestId, ResumeState, SamplingParams, StepBatch, StopRules, Task, TenantId,
+    Ticket, TokenCounts, TokenLogprob, TokenScore, UsageEvent, WorkerId,
 };
 use vlinders_wire as wire;
 use vlinders_wire::{DeadLetter, Drain, Resend, TenantTokens, WireError};
@@ -51,6 +51,7 @@ pub fn request() -> Request {
             stop: vec!["END".to_owned()],
             ignore_eos: true,
         },
+        constraint: Some(Constraint::Choice(vec!["yes".to_owned(), "no".to_owned()])),
         priority: -3,
         cache_salt: Some("salt".to_owned()),
         trace_parent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),

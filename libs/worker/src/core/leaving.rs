@@ -227,6 +227,7 @@ mod tests {
                 ignore_eos: true,
                 ..StopRules::default()
             },
+            constraint: None,
             priority: 0,
             cache_salt: None,
             trace_parent: None,

@@ -218,6 +218,7 @@ impl World {
                 max_tokens: 1 + (number % 60) as u32,
                 ..StopRules::default()
             },
+            constraint: None,
             priority: 0,
             cache_salt: None,
             trace_parent: None,

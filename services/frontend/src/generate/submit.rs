@@ -127,6 +127,7 @@ fn split(app: &App, submission: Submission, prepared: Prepared) -> (Request, Wri
         emitted_ids: Vec::new(),
         sampling: prepared.sampling,
         stop: prepared.stop,
+        constraint: None,
         priority: prepared.priority,
         cache_salt: prepared.cache_salt,
         trace_parent: parent.map(|parent| parent.to_string()),

@@ -319,6 +319,7 @@ mod tests {
             emitted_ids: Vec::new(),
             sampling: SamplingParams::default(),
             stop: StopRules::default(),
+            constraint: None,
             priority: 0,
             cache_salt: None,
             trace_parent: None,

@@ -229,6 +229,7 @@ impl<'a> Run<'a> {
                 history: Span::default(),
                 prompt_tokens: self.prompt,
                 banned: Arc::from([]),
+                allowed: None,
             });
         }
     }
