@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vlinders_types::TokenId;
+use vlinders_types::{SpecialTokens, TokenId};
 
 use crate::ModelText;
 use crate::vocabulary::Strip;
@@ -55,7 +55,7 @@ fn take_characters<'a>(mut bytes: &'a [u8], text: &mut String) -> &'a [u8] {
 
 /// Turns a sequence's tokens into text as they come. The pieces joined are the decoded whole, however many tokens come
 /// at a time: an incomplete character is held back until it is complete or the end shows that it never will be.
-/// Special tokens and unknown ids have no text.
+/// Unknown ids have no text, and special tokens only when they shall be shown.
 #[derive(Clone)]
 pub struct StreamDecoder {
     model: Arc<ModelText>,
@@ -64,6 +64,7 @@ pub struct StreamDecoder {
     is_first: bool,
     /// What may still be removed from the beginning of the text.
     strip: Option<Strip>,
+    special: SpecialTokens,
 }
 
 impl StreamDecoder {
@@ -84,14 +85,21 @@ impl StreamDecoder {
             utf8,
             is_first,
             strip,
+            special: SpecialTokens::Hidden,
         }
+    }
+
+    /// The same with some special tokens written out.
+    #[must_use]
+    pub fn with_special(self, special: SpecialTokens) -> Self {
+        Self { special, ..self }
     }
 
     /// Takes the next token and returns the text that is complete now.
     pub fn push(&mut self, id: TokenId) -> String {
         let mut text = String::new();
         let vocabulary = self.model.vocabulary();
-        if !vocabulary.is_text(id) {
+        if !vocabulary.is_text(id) && !self.shows_special(id) {
             return text;
         }
         let first_piece = if std::mem::take(&mut self.is_first) && vocabulary.has_first_pieces() {
@@ -113,6 +121,14 @@ impl StreamDecoder {
         }
         self.utf8.push(bytes, &mut text);
         text
+    }
+
+    fn shows_special(&self, id: TokenId) -> bool {
+        match &self.special {
+            SpecialTokens::Hidden => false,
+            SpecialTokens::Shown(shown) => shown.contains(&id) && self.model.is_special(id),
+            SpecialTokens::AllShown => self.model.is_special(id),
+        }
     }
 
     /// The end: an incomplete character becomes U+FFFD.

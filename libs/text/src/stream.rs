@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vlinders_types::{StopRules, TokenId};
+use vlinders_types::{StopRules, TextRules, TokenId};
 
 use crate::{ModelText, StopMatcher, StreamDecoder};
 
@@ -18,7 +18,8 @@ pub struct StopHit {
 pub struct TextStep {
     /// Text to deliver now; often empty.
     pub text: String,
-    /// Set when a stop text was completed. `text` ends before it, and nothing follows.
+    /// Set when a stop text was completed. `text` ends before it, or with it when it shall be delivered, and nothing
+    /// follows.
     pub stop: Option<StopHit>,
 }
 
@@ -30,16 +31,18 @@ pub struct TextStream {
     matcher: StopMatcher,
     /// Tokens whose text is delivered without looking for stop texts in it.
     unwatched_tokens: u32,
+    includes_stop: bool,
 }
 
 impl TextStream {
     /// Begins after the prompt. Stop texts are looked for in the text of tokens after the first `min_tokens`.
     #[must_use]
-    pub fn new(model: &Arc<ModelText>, prompt_ids: &[TokenId], rules: &StopRules) -> Self {
+    pub fn new(model: &Arc<ModelText>, prompt_ids: &[TokenId], stop: &StopRules, text: &TextRules) -> Self {
         Self {
-            decoder: StreamDecoder::new(model, prompt_ids),
-            matcher: StopMatcher::new(&rules.stop),
-            unwatched_tokens: rules.min_tokens,
+            decoder: StreamDecoder::new(model, prompt_ids).with_special(text.special.clone()),
+            matcher: StopMatcher::new(&stop.stop),
+            unwatched_tokens: stop.min_tokens,
+            includes_stop: text.includes_stop,
         }
     }
 
@@ -51,7 +54,10 @@ impl TextStream {
             self.unwatched_tokens -= 1;
             return TextStep { text, stop: None };
         }
-        let (text, stop) = self.matcher.push(&text);
+        let (mut text, stop) = self.matcher.push(&text);
+        if let Some(stop) = stop.as_ref().filter(|_| self.includes_stop) {
+            text.push_str(stop);
+        }
         TextStep {
             text,
             stop: stop.map(|stop_text| StopHit { stop_text }),

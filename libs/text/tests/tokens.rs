@@ -13,7 +13,7 @@ use small::{
 };
 use tokenizers::Tokenizer;
 use vlinders_text::{ModelText, StreamDecoder, TextFiles, TextStep, TextStream};
-use vlinders_types::{StopRules, TokenId};
+use vlinders_types::{SpecialTokens, StopRules, TextRules, TokenId};
 
 static BYTE_LEVEL: LazyLock<Arc<ModelText>> = LazyLock::new(byte_level);
 static BYTE_FALLBACK: LazyLock<Arc<ModelText>> = LazyLock::new(byte_fallback);
@@ -64,7 +64,7 @@ proptest! {
         stops in prop::collection::vec("[heé]{1,4}", 0..3),
     ) {
         let rules = StopRules { stop: stops.clone(), ..StopRules::default() };
-        let mut stream = TextStream::new(&BYTE_LEVEL, &[], &rules);
+        let mut stream = TextStream::new(&BYTE_LEVEL, &[], &rules, &TextRules::default());
         let (mut text, mut stop) = (String::new(), None);
         for id in &ids {
             let step = stream.push(*id);
@@ -165,10 +165,43 @@ fn text_held_back_for_a_stop_comes_out_at_the_end() {
         stop: vec!["hex".to_owned()],
         ..StopRules::default()
     };
-    let mut stream = TextStream::new(&BYTE_LEVEL, &[], &rules);
+    let mut stream = TextStream::new(&BYTE_LEVEL, &[], &rules, &TextRules::default());
     assert_eq!(stream.push(256), TextStep::default());
     assert_eq!(stream.push(261), TextStep::default());
     assert_eq!(stream.finish(), "he\u{FFFD}");
+}
+
+#[test]
+fn a_stop_text_is_delivered_to_whoever_wants_it() {
+    let rules = StopRules {
+        stop: vec!["lo".to_owned()],
+        ..StopRules::default()
+    };
+    let wanted = TextRules {
+        includes_stop: true,
+        ..TextRules::default()
+    };
+    for (text, expected) in [(TextRules::default(), "hel"), (wanted, "hello")] {
+        let mut stream = TextStream::new(&BYTE_LEVEL, &[], &rules, &text);
+        let ids = BYTE_LEVEL.encode("hello there", false).unwrap();
+        let delivered: String = ids.iter().map(|id| stream.push(*id).text).collect();
+        assert_eq!(delivered, expected);
+    }
+}
+
+#[test]
+fn special_tokens_show_when_asked_for() {
+    let ids: Vec<TokenId> = [TOOL, END, 104].to_vec();
+    for (special, expected) in [
+        (SpecialTokens::Hidden, "<|tool|>h"),
+        (SpecialTokens::Shown(vec![END + 9]), "<|tool|>h"),
+        (SpecialTokens::Shown(vec![END]), "<|tool|><|end|>h"),
+        (SpecialTokens::AllShown, "<|tool|><|end|>h"),
+    ] {
+        let mut decoder = StreamDecoder::new(&BYTE_LEVEL, &[]).with_special(special);
+        let text: String = ids.iter().map(|id| decoder.push(*id)).collect();
+        assert_eq!(text, expected);
+    }
 }
 
 #[test]
@@ -178,7 +211,7 @@ fn stops_do_not_count_before_the_least_number_of_tokens() {
         min_tokens: 2,
         ..StopRules::default()
     };
-    let mut stream = TextStream::new(&BYTE_LEVEL, &[], &rules);
+    let mut stream = TextStream::new(&BYTE_LEVEL, &[], &rules, &TextRules::default());
     let steps: Vec<TextStep> = [104, 104, 104].map(|id| stream.push(id)).to_vec();
     assert_eq!((steps[0].text.as_str(), steps[1].text.as_str()), ("h", "h"));
     assert_eq!(steps[2].stop.as_ref().unwrap().stop_text, "h");
@@ -192,8 +225,8 @@ fn a_copy_of_a_stream_goes_on_alike() {
     };
     let ids = BYTE_LEVEL.encode("hello word", false).unwrap();
     for cut in 0..ids.len() {
-        let mut first = TextStream::new(&BYTE_LEVEL, &[], &rules);
-        let mut second = TextStream::new(&BYTE_LEVEL, &[], &rules);
+        let mut first = TextStream::new(&BYTE_LEVEL, &[], &rules, &TextRules::default());
+        let mut second = TextStream::new(&BYTE_LEVEL, &[], &rules, &TextRules::default());
         for id in &ids[..cut] {
             assert_eq!(first.push(*id), second.push(*id));
         }

@@ -21,7 +21,7 @@ pub use ids::{
     SequenceId, TenantId, WorkerId,
 };
 pub use request::{Cancel, Pooling, Request, Task};
-pub use sampling::{SamplingParams, StopRules};
+pub use sampling::{SamplingParams, SpecialTokens, StopRules, TextRules};
 pub use tokens::{
     Chunk, FaultKind, Finish, FinishReason, Heartbeat, PromptScores, RequestFault, StepBatch, TokenLogprob,
 };

@@ -1,7 +1,8 @@
 //! A request as the bus carries it, and its cancellation.
 
 use crate::{
-    Constraint, FrontendId, KeyId, ModelName, RequestId, SamplingParams, StopRules, TenantId, TokenId,
+    Constraint, FrontendId, KeyId, ModelName, RequestId, SamplingParams, StopRules, TenantId, TextRules,
+    TokenCounts, TokenId,
 };
 
 /// One request, validated and tokenized: all a worker needs to know.
@@ -37,6 +38,10 @@ pub struct Request {
     pub stop: StopRules,
     /// The form its text must have.
     pub constraint: Option<Constraint>,
+    /// Which of its tokens have text.
+    pub text: TextRules,
+    /// Its bill counts the prompt's tokens. Of several choices for one prompt only the first one's does.
+    pub bills_prompt: bool,
     /// Larger goes first among waiting requests; 0 is normal.
     pub priority: i32,
     /// Keeps this request's cached prefixes apart from others of its tenant.
@@ -90,6 +95,20 @@ pub enum Pooling {
     LastToken,
     /// The mean of all.
     Mean,
+}
+
+impl Request {
+    /// What its bill counts of what it used.
+    #[must_use]
+    pub fn billed(&self, used: TokenCounts) -> TokenCounts {
+        if self.bills_prompt {
+            return used;
+        }
+        TokenCounts {
+            completion: used.completion,
+            ..TokenCounts::default()
+        }
+    }
 }
 
 /// "Nobody waits for this any more."

@@ -66,3 +66,24 @@ pub struct StopRules {
     /// The model's own end-of-sequence tokens do not end the sequence.
     pub ignore_eos: bool,
 }
+
+/// Which of the generated tokens show in the text.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct TextRules {
+    /// The stop text that ended the sequence is delivered too.
+    pub includes_stop: bool,
+    /// Whether special tokens are written out.
+    pub special: SpecialTokens,
+}
+
+/// Special tokens in the text of an answer.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum SpecialTokens {
+    /// They have no text.
+    #[default]
+    Hidden,
+    /// Only these have: whoever reads the text looks for them.
+    Shown(Vec<TokenId>),
+    /// All of them have.
+    AllShown,
+}

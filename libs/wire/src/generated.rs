@@ -195,6 +195,12 @@ pub struct Request {
     /// When this attempt was put into the queue, microseconds since 1970. Told of requests whose trace is recorded.
     #[prost(uint64, optional, tag = "18")]
     pub published_us: ::core::option::Option<u64>,
+    /// Its usage event counts no tokens of the prompt: another choice for the same prompt does.
+    #[prost(bool, tag = "45")]
+    pub prompt_billed_elsewhere: bool,
+    /// Which generated tokens have text. Absent: all but the special ones.
+    #[prost(message, optional, tag = "46")]
+    pub text: ::core::option::Option<TextRules>,
     /// Report the prompt's log-probabilities and this many of the most likely tokens at each position. At most 20. Always
     /// with a score task, never with an embed task.
     #[prost(uint32, optional, tag = "52")]
@@ -324,6 +330,19 @@ pub struct StopRules {
     /// The model's own end-of-sequence tokens do not end the sequence.
     #[prost(bool, tag = "5")]
     pub ignore_eos: bool,
+}
+/// Which of the generated tokens show in the text.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TextRules {
+    /// The stop text that ended the sequence is delivered too.
+    #[prost(bool, tag = "1")]
+    pub includes_stop: bool,
+    /// Special tokens that are written out, at most 64.
+    #[prost(uint32, repeated, tag = "2")]
+    pub shown_special: ::prost::alloc::vec::Vec<u32>,
+    /// All special tokens are written out. Then shown_special is empty.
+    #[prost(bool, tag = "3")]
+    pub all_special_shown: bool,
 }
 /// "Nobody waits for this any more." Subject vl.w.<worker>.cancel.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -29,6 +29,8 @@ pub const MAX_STOP_TEXTS: usize = 4;
 pub const MAX_STOP_TEXT_BYTES: usize = 256;
 /// Stop tokens of a request.
 pub const MAX_STOP_TOKEN_IDS: usize = 1024;
+/// Special tokens of a request that are written out.
+pub const MAX_SHOWN_SPECIAL: usize = 64;
 /// Entries of a logit bias.
 pub const MAX_LOGIT_BIAS: usize = 300;
 /// Most likely tokens reported for each drawn one.

@@ -2,13 +2,15 @@
 
 use bytes::Bytes;
 use vlinders_types::{
-    Cancel, FrontendId, KeyId, ModelName, Request, SamplingParams, StopRules, TenantId, TokenId,
+    Cancel, FrontendId, KeyId, ModelName, Request, SamplingParams, SpecialTokens, StopRules, TenantId,
+    TextRules, TokenId,
 };
 
 use crate::check::{Check, encode, request_id_bytes};
 use crate::limits::{
-    MAX_CACHE_SALT_BYTES, MAX_CONTROL_BYTES, MAX_LOGIT_BIAS, MAX_MESSAGE_BYTES, MAX_STOP_TEXT_BYTES,
-    MAX_STOP_TEXTS, MAX_STOP_TOKEN_IDS, MAX_TOKENS, MAX_TOP_LOGPROBS, MAX_TRACE_PARENT_BYTES,
+    MAX_CACHE_SALT_BYTES, MAX_CONTROL_BYTES, MAX_LOGIT_BIAS, MAX_MESSAGE_BYTES, MAX_SHOWN_SPECIAL,
+    MAX_STOP_TEXT_BYTES, MAX_STOP_TEXTS, MAX_STOP_TOKEN_IDS, MAX_TOKENS, MAX_TOP_LOGPROBS,
+    MAX_TRACE_PARENT_BYTES,
 };
 use crate::{Fault, WireError, generated, task};
 
@@ -17,6 +19,7 @@ const SAMPLING: Check = Check {
     message: "SamplingParams",
 };
 const STOP: Check = Check { message: "StopRules" };
+const TEXT: Check = Check { message: "TextRules" };
 const CANCEL: Check = Check { message: "Cancel" };
 
 /// As bytes.
@@ -82,6 +85,8 @@ impl From<&Request> for generated::Request {
             task: task::to_wire(request.task),
             prompt_logprobs: request.prompt_logprobs.map(u32::from),
             constraint: request.constraint.as_ref().map(Into::into),
+            prompt_billed_elsewhere: !request.bills_prompt,
+            text: (request.text != TextRules::default()).then(|| (&request.text).into()),
         }
     }
 }
@@ -134,6 +139,8 @@ impl TryFrom<generated::Request> for Request {
             task,
             prompt_logprobs,
             constraint: wire.constraint.map(TryInto::try_into).transpose()?,
+            bills_prompt: !wire.prompt_billed_elsewhere,
+            text: wire.text.map(TryInto::try_into).transpose()?.unwrap_or_default(),
         })
     }
 }
@@ -240,6 +247,40 @@ impl TryFrom<generated::StopRules> for StopRules {
             stop_token_ids: wire.stop_token_ids,
             stop: wire.stop,
             ignore_eos: wire.ignore_eos,
+        })
+    }
+}
+
+impl From<&TextRules> for generated::TextRules {
+    fn from(text: &TextRules) -> Self {
+        let (shown_special, all_special_shown) = match &text.special {
+            SpecialTokens::Hidden => (Vec::new(), false),
+            SpecialTokens::Shown(tokens) => (tokens.clone(), false),
+            SpecialTokens::AllShown => (Vec::new(), true),
+        };
+        Self {
+            includes_stop: text.includes_stop,
+            shown_special,
+            all_special_shown,
+        }
+    }
+}
+
+impl TryFrom<generated::TextRules> for TextRules {
+    type Error = WireError;
+
+    fn try_from(wire: generated::TextRules) -> Result<Self, WireError> {
+        TEXT.length("shown_special", wire.shown_special.len(), MAX_SHOWN_SPECIAL)?;
+        let is_either = wire.shown_special.is_empty() || !wire.all_special_shown;
+        TEXT.require("shown_special", is_either, Fault::Disagrees("all_special_shown"))?;
+        let special = match (wire.all_special_shown, wire.shown_special) {
+            (true, _) => SpecialTokens::AllShown,
+            (false, tokens) if tokens.is_empty() => SpecialTokens::Hidden,
+            (false, tokens) => SpecialTokens::Shown(tokens),
+        };
+        Ok(Self {
+            includes_stop: wire.includes_stop,
+            special,
         })
     }
 }

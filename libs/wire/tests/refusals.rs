@@ -4,7 +4,7 @@ mod support;
 
 use vlinders_types::{
     Cancel, Constraint, Finish, FinishReason, FrontendId, KeyId, Pooling, PrefixMark, PromptScores, Request,
-    StepBatch, Task, TokenCounts,
+    SpecialTokens, StepBatch, Task, TokenCounts,
 };
 use vlinders_wire as wire;
 use vlinders_wire::{Fault, WireError, limits};
@@ -241,6 +241,14 @@ fn prompt_scores_and_vectors_out_of_their_limits_are_refused_by_field() {
     assert_eq!(
         refused_batch(|batch| batch.chunks[1].embedding = vec![0.0; limits::MAX_EMBEDDING + 1]),
         "Chunk.embedding: 65537 is more than 65536"
+    );
+}
+
+#[test]
+fn text_rules_out_of_their_limits_are_refused_by_field() {
+    assert_eq!(
+        refused(|request| request.text.special = SpecialTokens::Shown(vec![1; 65])),
+        "TextRules.shown_special: 65 is more than 64"
     );
 }
 

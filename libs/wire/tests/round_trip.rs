@@ -10,8 +10,8 @@ use proptest::sample::select;
 use vlinders_types::{
     Beacon, Cancel, Chunk, Constraint, Epoch, FaultKind, Finish, FinishReason, FrontendId, Hello, KeyId,
     ModelName, Offer, OfferReply, Pool, Pooling, PrefixMark, Presence, PromptScores, RefuseReason, Request,
-    RequestFault, RequestId, ResumeState, SamplingParams, StepBatch, StopRules, Task, TenantId, Ticket,
-    TokenCounts, TokenLogprob, TokenScore, UsageEvent, WorkerId,
+    RequestFault, RequestId, ResumeState, SamplingParams, SpecialTokens, StepBatch, StopRules, Task,
+    TenantId, TextRules, Ticket, TokenCounts, TokenLogprob, TokenScore, UsageEvent, WorkerId,
 };
 use vlinders_wire as wire;
 
@@ -53,6 +53,17 @@ fn constraint() -> impl Strategy<Value = Constraint> {
 }
 
 prop_compose! {
+    fn text_rules()(includes_stop: bool, shown in option::of(vec(any::<u32>(), 0..4))) -> TextRules {
+        let special = match shown {
+            None => SpecialTokens::AllShown,
+            Some(tokens) if tokens.is_empty() => SpecialTokens::Hidden,
+            Some(tokens) => SpecialTokens::Shown(tokens),
+        };
+        TextRules { includes_stop, special }
+    }
+}
+
+prop_compose! {
     fn request()(
         (request_id, attempt, handle, created_ms) in any::<(u128, u32, u64, u64)>(),
         names in [NAME, NAME, NAME, NAME],
@@ -62,6 +73,7 @@ prop_compose! {
         cache_salt in option::of(".{0,9}"), trace_parent in option::of("[0-9a-f-]{0,55}"),
         published_us in option::of(any::<u64>()), (kind, top, mean) in (0..3, option::of(0_u8..=20), any::<bool>()),
         (dimensions, constraint) in (option::of(1_u32..=1 << 16), option::of(constraint())),
+        bills_prompt: bool, text in text_rules(),
     ) -> Request {
         let [tenant, key, model, frontend] = names;
         let pooling = if mean { Pooling::Mean } else { Pooling::LastToken };
@@ -78,7 +90,7 @@ prop_compose! {
             request_id: RequestId(request_id), attempt, tenant: TenantId::new(&tenant), key: KeyId::new(&key),
             model: ModelName::new(&model), frontend: FrontendId::new(&frontend), handle, created_ms,
             deadline_ms: created_ms.saturating_add(u64::from(lifetime_ms)), stream, prompt_ids, emitted_ids,
-            sampling, stop, constraint, priority, cache_salt, trace_parent, published_us, task, prompt_logprobs,
+    bills_prompt, cache_salt, constraint, priority, prompt_logprobs, published_us, sampling, stop, task, text, trace_parent,
         }
     }
 }

@@ -30,7 +30,7 @@ const MANY_TOKENS: usize = 1024;
 impl Output {
     /// At the start of an attempt: what earlier attempts emitted is replayed in silence.
     pub(crate) fn new(model: &Arc<ModelText>, request: &Request, max_context_tokens: u32) -> Self {
-        let text = TextStream::new(model, &request.prompt_ids, &request.stop);
+        let text = TextStream::new(model, &request.prompt_ids, &request.stop, &request.text);
         let prompt = u32::try_from(request.prompt_ids.len()).unwrap_or(u32::MAX);
         let room = max_context_tokens.saturating_sub(prompt);
         let mut output = Self {
@@ -69,6 +69,9 @@ impl Output {
         let stop = &request.stop;
         let ends_by_itself = !stop.ignore_eos && self.model.eos_ids().contains(&token);
         if ends_by_itself || stop.stop_token_ids.contains(&token) {
+            if request.text.includes_stop {
+                self.pending.text.push_str(&self.text.push(token).text);
+            }
             return Some(self.end(FinishReason::Stop, None));
         }
         let step = self.text.push(token);

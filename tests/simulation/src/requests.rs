@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde_json::json;
 use vlinders_text::{ModelText, TextFiles};
 use vlinders_types::{
-    FrontendId, KeyId, ModelName, Request, RequestId, SamplingParams, StopRules, Task, TenantId, TokenId,
+    FrontendId, KeyId, ModelName, Request, RequestId, SamplingParams, StopRules, Task, TenantId, TextRules,
+    TokenId,
 };
 
 /// Ids below this are bytes.
@@ -71,6 +72,8 @@ pub(crate) fn request(arrived: &Arrived<'_>) -> Request {
         constraint: None,
         priority: 0,
         cache_salt: None,
+        text: TextRules::default(),
+        bills_prompt: true,
         trace_parent: None,
         published_us: None,
         task: Task::Generate,

@@ -5,8 +5,8 @@ use bytes::Bytes;
 use vlinders_types::{
     Beacon, Cancel, Chunk, Constraint, Epoch, FaultKind, Finish, FinishReason, FrontendId, Heartbeat, Hello,
     KeyId, ModelName, Offer, OfferReply, Pool, Pooling, PrefixMark, Presence, PromptScores, RefuseReason,
-    Request, RequestFault, RequestId, ResumeState, SamplingParams, StepBatch, StopRules, Task, TenantId,
-    Ticket, TokenCounts, TokenLogprob, TokenScore, UsageEvent, WorkerId,
+    Request, RequestFault, RequestId, ResumeState, SamplingParams, SpecialTokens, StepBatch, StopRules, Task,
+    TenantId, TextRules, Ticket, TokenCounts, TokenLogprob, TokenScore, UsageEvent, WorkerId,
 };
 use vlinders_wire as wire;
 use vlinders_wire::{DeadLetter, Drain, Resend, TenantTokens, WireError};
@@ -53,6 +53,11 @@ pub fn request() -> Request {
         },
         constraint: Some(Constraint::Choice(vec!["yes".to_owned(), "no".to_owned()])),
         priority: -3,
+        bills_prompt: false,
+        text: TextRules {
+            includes_stop: true,
+            special: SpecialTokens::Shown(vec![9]),
+        },
         cache_salt: Some("salt".to_owned()),
         trace_parent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
         published_us: Some(1_700_000_000_000_456),

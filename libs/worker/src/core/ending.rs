@@ -114,7 +114,7 @@ impl Core {
             key: request.key.clone(),
             model: request.model.clone(),
             writer: self.outbox.worker().clone(),
-            counts,
+            counts: request.billed(counts),
             finish,
             stream: request.stream,
             created_ms: request.created_ms,

@@ -146,7 +146,7 @@ mod tests {
     use vlinders_text::{ModelText, TextFiles};
     use vlinders_types::{
         Epoch, FrontendId, KeyId, ModelName, RefuseReason, RequestId, ResumeState, SamplingParams, StopRules,
-        Task, TenantId, WorkerId,
+        Task, TenantId, TextRules, WorkerId,
     };
 
     use super::*;
@@ -230,6 +230,8 @@ mod tests {
             constraint: None,
             priority: 0,
             cache_salt: None,
+            text: TextRules::default(),
+            bills_prompt: true,
             trace_parent: None,
         }
     }

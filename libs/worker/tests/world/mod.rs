@@ -23,7 +23,7 @@ use vlinders_service_kit::{Clock, Metrics, Stage, SystemClock, Tasks, Traces};
 use vlinders_text::{ModelText, TextFiles};
 use vlinders_types::{
     BlockId, Cancel, Chunk, Epoch, Finish, FrontendId, KeyId, ModelName, Request, RequestId, SamplingParams,
-    StopRules, Task, TenantId, TokenId, UsageEvent, WorkerId,
+    StopRules, Task, TenantId, TextRules, TokenId, UsageEvent, WorkerId,
 };
 use vlinders_wire::subjects;
 use vlinders_worker::{Parting, Role, WorkerConfig, WorkerParts, start};
@@ -221,6 +221,8 @@ impl World {
             constraint: None,
             priority: 0,
             cache_salt: None,
+            text: TextRules::default(),
+            bills_prompt: true,
             trace_parent: None,
             published_us: None,
             task: Task::Generate,

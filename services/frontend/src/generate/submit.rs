@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 use vlinders_bus::{BusError, StreamName, Subject};
 use vlinders_openai_api::{ApiError, Envelope};
-use vlinders_types::{Request, RequestId, Task};
+use vlinders_types::{Request, RequestId, Task, TextRules};
 use vlinders_wire::encode_request;
 use vlinders_wire::subjects::{request_message_id, request_subject};
 
@@ -128,6 +128,8 @@ fn split(app: &App, submission: Submission, prepared: Prepared) -> (Request, Wri
         sampling: prepared.sampling,
         stop: prepared.stop,
         constraint: None,
+        text: TextRules::default(),
+        bills_prompt: true,
         priority: prepared.priority,
         cache_salt: prepared.cache_salt,
         trace_parent: parent.map(|parent| parent.to_string()),

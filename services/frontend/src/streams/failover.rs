@@ -216,11 +216,11 @@ impl Failover {
             key: request.key.clone(),
             model: request.model.clone(),
             writer: WorkerId::new(&format!("frontend-{}", self.frontend)),
-            counts: TokenCounts {
+            counts: request.billed(TokenCounts {
                 prompt: u32::try_from(request.prompt_ids.len()).unwrap_or(u32::MAX),
                 cached: 0,
                 completion: stream.token_count(),
-            },
+            }),
             finish: FinishReason::Error,
             stream: request.stream,
             created_ms: request.created_ms,

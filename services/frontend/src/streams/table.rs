@@ -272,7 +272,7 @@ mod tests {
     use vlinders_bus::{Bus, InProcessBus, InProcessLimits, Subject, Subscription};
     use vlinders_service_kit::{Metrics, SharedSpan, Stage, Tasks};
     use vlinders_types::{
-        Epoch, FrontendId, KeyId, Request, RequestId, SamplingParams, StopRules, Task, TenantId,
+        Epoch, FrontendId, KeyId, Request, RequestId, SamplingParams, StopRules, Task, TenantId, TextRules,
     };
     use vlinders_wire::decode_cancel;
     use vlinders_wire::subjects::{WorkerCall, worker_subject};
@@ -322,6 +322,8 @@ mod tests {
             constraint: None,
             priority: 0,
             cache_salt: None,
+            text: TextRules::default(),
+            bills_prompt: true,
             trace_parent: None,
             published_us: None,
             task: Task::Generate,
