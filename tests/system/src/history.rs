@@ -155,3 +155,95 @@ fn bill(heard: &Heard, row: Option<&UsageRow>) -> anyhow::Result<()> {
     );
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::usage::parse_rows;
+
+    const ID: &str = "01R";
+
+    fn reply(tokens: &[&str]) -> Reply {
+        Reply {
+            id: format!("chatcmpl-{ID}"),
+            text: tokens.concat(),
+            tokens: tokens.iter().map(|token| json!({"token": token})).collect(),
+            finish_reasons: vec!["length".to_owned()],
+            usage: Some(json!({"prompt_tokens": 5, "completion_tokens": tokens.len()})),
+            error: None,
+            is_done: true,
+        }
+    }
+
+    fn row(id: &str, completion_tokens: usize) -> Value {
+        json!({"request_id": id, "prompt_tokens": 5, "completion_tokens": completion_tokens, "finish": "length"})
+    }
+
+    /// Judges one answer against an undisturbed run of three tokens.
+    fn judged(change: impl FnOnce(&mut Heard), rows: &[Value]) -> Result<(), String> {
+        let mut heard = Heard {
+            subject: 0,
+            reply: reply(&["a", "b", "c"]),
+            longest_gap: Duration::ZERO,
+            refusals: 0,
+            fault: None,
+        };
+        change(&mut heard);
+        let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
+        let history = History {
+            answers: Answers {
+                heard: vec![heard],
+                longest_delay: Duration::ZERO,
+            },
+            rows: parse_rows(&lines.join("\n")).expect("they are JSON"),
+        };
+        let reference = Reference(vec![reply(&["a", "b", "c"])]);
+        history.check(&reference).map_err(|error| error.to_string())
+    }
+
+    fn fault(change: impl FnOnce(&mut Heard), rows: &[Value]) -> String {
+        judged(change, rows).expect_err("this is not as it should be")
+    }
+
+    #[test]
+    fn a_whole_answer_with_its_bill_is_right() {
+        assert_eq!(judged(|_| {}, &[row(ID, 3)]), Ok(()));
+    }
+
+    #[test]
+    fn every_deviation_of_an_answer_is_told() {
+        let rows = [row(ID, 3)];
+        let other = fault(|heard| heard.reply = reply(&["a", "x", "c"]), &rows);
+        assert!(other.contains("token 1 is"), "{other}");
+        let short = fault(|heard| heard.reply = reply(&["a", "b"]), &rows);
+        assert!(short.contains("2 tokens of 3"), "{short}");
+        let double = fault(|heard| heard.reply = reply(&["a", "b", "c", "c"]), &rows);
+        assert!(double.contains("4 tokens of 3"), "{double}");
+        let text = fault(|heard| heard.reply.text.push('!'), &rows);
+        assert!(text.contains("undisturbed"), "{text}");
+        let broken = fault(|heard| heard.fault = Some("reset".to_owned()), &rows);
+        assert!(broken.contains("reset"), "{broken}");
+        let endless = fault(|heard| heard.reply.finish_reasons.clear(), &rows);
+        assert!(endless.contains("reasons"), "{endless}");
+        let failed = fault(|heard| heard.reply.error = Some(json!("no")), &rows);
+        assert!(failed.contains("failed"), "{failed}");
+    }
+
+    #[test]
+    fn every_deviation_of_a_bill_is_told() {
+        let none = fault(|_| {}, &[]);
+        assert!(none.contains("no row"), "{none}");
+        let two = fault(|_| {}, &[row(ID, 3), row(ID, 3)]);
+        assert!(two.contains("a second row"), "{two}");
+        let more = fault(|_| {}, &[row(ID, 4)]);
+        assert!(more.contains("3 tokens delivered"), "{more}");
+        let stranger = fault(|_| {}, &[row(ID, 3), row("01S", 3)]);
+        assert!(stranger.contains("nobody asked for"), "{stranger}");
+        let mut error = row(ID, 3);
+        error["finish"] = "error".into();
+        let error = fault(|_| {}, &[error]);
+        assert!(error.contains("told"), "{error}");
+    }
+}

@@ -66,6 +66,33 @@ async fn a_ledger_that_is_away_loses_no_usage() -> Checked {
     Ok(())
 }
 
+#[tokio::test]
+async fn a_limiter_that_is_away_stops_nobody() -> Checked {
+    let subjects = subjects::mixed();
+    let reference = Reference::of(&subjects, &ONE_THREAD).await?;
+    let plan = plan().with_arguments(Role::Frontend, &["--rate-limit-rpm", "1000000"]);
+    let mut cluster = Cluster::start(plan).await?;
+    let mut load = Load::new(&subjects);
+    visitors(&cluster, &mut load)?;
+    load.answers(VISITORS).await?;
+    cluster.redis.crash()?;
+    load.answers(3 * VISITORS).await?;
+    cluster.redis.back().await?;
+    load.answers(VISITORS).await?;
+    until(async || {
+        for (name, samples) in cluster.metrics_of(Role::Frontend).await? {
+            let is_up = samples.sum("vlinders_limiter_up")?;
+            ensure!(is_up == 1.0, "{name} does without it");
+        }
+        Ok(())
+    })
+    .await?;
+    let verdict = judged(cluster, load, &reference).await?;
+    let refusals = verdict.history.refusals();
+    ensure!(refusals == 0, "{refusals} times somebody was refused");
+    Ok(())
+}
+
 /// Whoever had the streams ends them while the bus is away, so that their bills wait on the disk. Then it is killed, and
 /// the frontend too: nobody else knows of these requests any more.
 #[tokio::test]

@@ -10,11 +10,13 @@ use crate::{Checked, ONE_THREAD, Verdict, allowing_for, in_turn, judged, plan, s
 const STREAMS: usize = 20;
 /// Silence of a worker that makes a frontend look elsewhere: who leaves in peace makes nobody wait for that.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// How a worker goes.
+/// How a worker goes away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Goes {
     Killed,
     Asked,
+    /// It stands still, and goes on when everybody has an answer.
+    Stopped,
 }
 
 /// Twenty streams run, and a decode worker goes while it has some of them.
@@ -69,13 +71,18 @@ async fn goes(cluster: &mut Cluster, role: Role, how: Goes, asked: usize, load: 
     match how {
         Goes::Killed => cluster.kill(&name)?,
         Goes::Asked => cluster.signal(&name, "TERM")?,
+        Goes::Stopped => cluster.signal(&name, "STOP")?,
     }
     let answered = load.answered();
     ensure!(answered < asked, "every stream was over");
     load.answers(asked - answered).await?;
-    if how == Goes::Asked {
-        let status = cluster.end(&name).await?;
-        ensure!(status.success(), "{name} ended with {status}");
+    match how {
+        Goes::Killed => {}
+        Goes::Asked => {
+            let status = cluster.end(&name).await?;
+            ensure!(status.success(), "{name} ended with {status}");
+        }
+        Goes::Stopped => cluster.signal(&name, "CONT")?,
     }
     println!("{name} had {had} sequences, {answered} answers were over");
     Ok(())
@@ -111,6 +118,13 @@ async fn a_decode_worker_that_is_asked_to_leave_ends_its_streams_first() -> Chec
 async fn a_decode_worker_that_must_leave_at_once_hands_its_streams_over() -> Checked {
     let plan = plan().with_arguments(Role::Decode, &["--drain-s", "0"]);
     nobody_waited(&a_decode_worker_goes(Goes::Asked, plan).await?)
+}
+
+#[tokio::test]
+async fn a_decode_worker_that_stands_still_loses_no_stream_and_says_nothing_when_it_goes_on() -> Checked {
+    let verdict = a_decode_worker_goes(Goes::Stopped, plan()).await?;
+    ensure!(verdict.moved.contains_key("silent"), "{:?}", verdict.moved);
+    Ok(())
 }
 
 #[tokio::test]
