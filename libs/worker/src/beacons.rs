@@ -10,7 +10,7 @@ use vlinders_bus::{Bus, Subject, Subscription};
 use vlinders_scheduler::placement::{self, Candidate};
 use vlinders_types::{Beacon, FrontendId, ModelName, Pool, PrefixMark, Presence, WorkerId};
 
-use crate::config::WorkerConfig;
+use crate::config::{Role, WorkerConfig};
 
 /// A worker silent for this long counts as gone.
 const SILENCE: Duration = Duration::from_secs(3);
@@ -65,6 +65,16 @@ pub(crate) async fn send_beacons(
             }
         }
     }
+}
+
+/// Where this worker's own beacons come back to it.
+pub(crate) fn own_beacons(config: &WorkerConfig) -> Subject {
+    let pool = match config.role {
+        Role::Prefill => Pool::Prefill,
+        // One of two is enough for who is both.
+        Role::Decode | Role::Both => Pool::Decode,
+    };
+    Subject::new(vlinders_wire::subjects::beacon_subject(pool, &config.worker))
 }
 
 fn beacon(config: &WorkerConfig, pool: Pool, load: &SharedLoad, presence: Presence) -> Beacon {

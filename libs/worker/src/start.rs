@@ -12,7 +12,7 @@ use vlinders_types::Pool;
 use vlinders_wire::subjects;
 
 use crate::accepting::Accepting;
-use crate::beacons::{BeaconBook, Departing, Load, SharedLoad, send_beacons};
+use crate::beacons::{BeaconBook, Departing, Load, SharedLoad, own_beacons, send_beacons};
 use crate::config::{Role, WorkerConfig, WorkerParts};
 use crate::core::{Command, Core, CoreParts};
 use crate::listening::{cancel_subject, drain, pass_cancellations, watch_frontends};
@@ -146,10 +146,12 @@ impl Worker {
 
         let heartbeats = bus.subscribe(&Subject::new(subjects::ALL_HEARTBEATS)).await;
         let heartbeats = heartbeats.map_err(|source| self.refused("the heartbeat subscription", source))?;
+        let echo = bus.subscribe(&own_beacons(&self.config)).await;
+        let echo = echo.map_err(|source| self.refused("the subscription to its own beacons", source))?;
         tasks.spawn(
             Stage::Flush,
             "frontend-watch",
-            watch_frontends(heartbeats, self.commands.clone(), stopping),
+            watch_frontends(heartbeats, echo, self.commands.clone(), stopping),
         );
 
         let stopping = tasks.stopping(Stage::Work);

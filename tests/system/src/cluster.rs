@@ -21,7 +21,7 @@ use crate::{Client, NatsServer, PostgresServer, RedisServer, Samples, Switch, Us
 /// Longer than a process waits for its parts when it is asked to stop.
 const STOP: Duration = Duration::from_secs(60);
 /// Lines of each log shown when something went wrong.
-const SHOWN_LINES: usize = 25;
+const SHOWN_LINES: usize = 200;
 
 /// A cluster that runs. Dropped without [`Cluster::stop`], all of it is killed and the ends of all logs are shown.
 pub struct Cluster {
@@ -351,6 +351,19 @@ impl Cluster {
         Ok(())
     }
 
+    /// Prints the ends of all logs.
+    pub fn show_logs(&mut self) {
+        for (name, member) in &mut self.members {
+            let status = member.process.status();
+            let state = status.map_or_else(|| "still running".to_owned(), |status| status.to_string());
+            show_end(&format!("{name} ({state})"), &member.launch.log, SHOWN_LINES);
+        }
+        let log = self.home.path().join("nats-server.log");
+        if std::fs::write(&log, self.nats.log()).is_ok() {
+            show_end("nats-server", &log, SHOWN_LINES);
+        }
+    }
+
     /// Ends the cluster and keeps its folder.
     #[must_use]
     pub fn keep(mut self) -> PathBuf {
@@ -385,17 +398,8 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if self.is_stopped {
-            return;
-        }
-        for (name, member) in &mut self.members {
-            let status = member.process.status();
-            let state = status.map_or_else(|| "still running".to_owned(), |status| status.to_string());
-            show_end(&format!("{name} ({state})"), &member.launch.log, SHOWN_LINES);
-        }
-        let log = self.home.path().join("nats-server.log");
-        if std::fs::write(&log, self.nats.log()).is_ok() {
-            show_end("nats-server", &log, SHOWN_LINES);
+        if !self.is_stopped {
+            self.show_logs();
         }
     }
 }

@@ -76,7 +76,7 @@ fn refused(claim: Claim, error: &BusError) -> ApiError {
                 "the request is larger than the queue carries",
             )
         }
-        // It may have been stored all the same: dropping the claim cancels it.
+        // It may have been stored all the same.
         BusError::NoResponders { .. }
         | BusError::Timeout { .. }
         | BusError::Closed(_)
@@ -85,6 +85,7 @@ fn refused(claim: Claim, error: &BusError) -> ApiError {
         | BusError::NoStream { .. }
         | BusError::Overlap { .. } => {
             tracing::error!(request = %claim.stream().spec.request.request_id, %error, "request not enqueued");
+            claim.disown();
             ApiError::new(
                 503,
                 "queue_unavailable",

@@ -40,16 +40,9 @@ struct Known {
 impl BatchOrder {
     /// Notes a batch.
     pub(crate) fn note(&mut self, batch: &StepBatch) -> Arrival {
-        let fresh = Known {
-            epoch: batch.epoch,
-            last: batch.batch_seq,
-            told: [0; 2],
-        };
+        let fresh = Known::new(batch.epoch, batch.batch_seq);
         let Some(known) = self.known.get_mut(&batch.worker) else {
-            if self.known.len() >= MAX_WORKERS {
-                self.known.clear();
-            }
-            self.known.insert(batch.worker.clone(), fresh);
+            self.remember(&batch.worker, fresh);
             return missing_before(1, batch.batch_seq);
         };
         match batch.epoch.cmp(&known.epoch) {
@@ -75,12 +68,17 @@ impl BatchOrder {
     /// Notes the number a worker's beacon says it sent last. A beacon may overtake the batch it names, so a batch
     /// counts as missing when the beacon before this one (of the same pool) named it already.
     pub(crate) fn note_sent(&mut self, beacon: &Beacon, sent: u64) -> Arrival {
-        let known = self
+        let is_known = self
             .known
-            .get_mut(&beacon.worker)
-            .filter(|known| known.epoch == beacon.epoch);
-        let Some(known) = known else {
-            return Arrival::InOrder;
+            .get(&beacon.worker)
+            .is_some_and(|known| known.epoch >= beacon.epoch);
+        if !is_known {
+            // Nothing of this life has come yet, though it may have been sent.
+            self.remember(&beacon.worker, Known::new(beacon.epoch, 0));
+        }
+        let known = self.known.get_mut(&beacon.worker);
+        let Some(known) = known.filter(|known| known.epoch == beacon.epoch) else {
+            return Arrival::Former;
         };
         let told = std::mem::replace(&mut known.told[beacon.pool as usize], sent);
         if told <= known.last {
@@ -89,6 +87,25 @@ impl BatchOrder {
         let from_seq = known.last + 1;
         known.last = told;
         Arrival::Missing { from_seq }
+    }
+}
+
+impl BatchOrder {
+    fn remember(&mut self, worker: &WorkerId, fresh: Known) {
+        if self.known.len() >= MAX_WORKERS {
+            self.known.clear();
+        }
+        self.known.insert(worker.clone(), fresh);
+    }
+}
+
+impl Known {
+    const fn new(epoch: Epoch, last: u64) -> Self {
+        Self {
+            epoch,
+            last,
+            told: [0; 2],
+        }
     }
 }
 
@@ -166,5 +183,15 @@ mod tests {
             order.note_sent(&beacon("w", Pool::Decode, 1), 3),
             Arrival::InOrder
         );
+    }
+
+    #[test]
+    fn a_worker_of_which_nothing_came_is_noticed_by_its_beacons() {
+        let mut order = BatchOrder::default();
+        let told = beacon("w", Pool::Decode, 2);
+        assert_eq!(order.note_sent(&told, 4), Arrival::InOrder);
+        assert_eq!(order.note_sent(&told, 4), Arrival::Missing { from_seq: 1 });
+        assert_eq!(order.note(&batch(2, 5)), Arrival::InOrder);
+        assert_eq!(order.note_sent(&beacon("w", Pool::Decode, 1), 9), Arrival::Former);
     }
 }

@@ -11,6 +11,8 @@ use crate::lives::{Book, End};
 /// not with the lost one.
 const HAND_OVER: Duration = Duration::from_millis(500);
 
+/// Missing chunks are waited for so long; workers send lost batches again within this time.
+pub(super) const GAP: Duration = Duration::from_secs(3);
 /// So long after a worker's last word nothing more comes from it.
 const LAST_CHUNKS: Duration = Duration::from_millis(500);
 
@@ -73,6 +75,9 @@ enum Standing {
 pub(crate) struct Course {
     standing: Standing,
     has_gap: bool,
+    /// Since when batches are missing that may have been about it, perhaps its last ones. Cleared by the next chunk, whose
+    /// position tells.
+    doubted: Option<Instant>,
     told: Option<Instant>,
 }
 
@@ -84,6 +89,7 @@ impl Course {
                 since: Instant::now(),
             },
             has_gap: false,
+            doubted: None,
             told: None,
         }
     }
@@ -93,6 +99,7 @@ impl Course {
         *self = Self {
             standing: Standing::Unsent,
             has_gap: false,
+            doubted: None,
             told: None,
         };
     }
@@ -117,7 +124,18 @@ impl Course {
                     position: chunk_position,
                     at: Instant::now(),
                 };
+                self.doubted = None;
             }
+        }
+    }
+
+    /// Batches of this worker did not come. What it has not begun yet cannot be in them, but what prefill handed to it may
+    /// be over already.
+    pub(crate) fn doubt(&mut self, worker: &WorkerId, book: &Book) {
+        if let Standing::Held { by, .. } = &self.standing
+            && (by.worker == *worker || book.hands_over(&by.worker))
+        {
+            self.doubted.get_or_insert_with(Instant::now);
         }
     }
 
@@ -170,7 +188,7 @@ impl Course {
             }
             Some(End::Left { .. }) | None => {}
         }
-        if self.has_gap {
+        if self.has_gap || self.doubted.is_some_and(|since| since.elapsed() >= GAP) {
             return Some(Cause::Gap);
         }
         let lost = book.decode_lost(model).filter(|lost| lost >= at)?;
@@ -213,6 +231,31 @@ mod tests {
         assert_eq!(cause(&course, &lives), None);
         lives.hear_beacon(&beacon("d", Pool::Decode, 2));
         assert_eq!(cause(&course, &lives), Some(Cause::Restarted));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_stays_silent_after_batches_were_lost_goes_on_elsewhere() {
+        let lives = lives();
+        let by = |worker: &str| {
+            let mut course = Course::new();
+            course.heard(&origin(worker, 1), 1);
+            course
+        };
+        let (mut theirs, mut handed, mut others, mut heard) = (by("d"), by("p"), by("e"), by("d"));
+        for course in [&mut theirs, &mut handed, &mut others, &mut heard] {
+            course.doubt(&WorkerId::new("d"), &lives.look());
+        }
+        tokio::time::advance(GAP / 2).await;
+        heard.heard(&origin("d", 1), 2);
+        for worker in ["p", "d", "e"] {
+            lives.hear_beacon(&beacon(worker, Pool::Prefill, 1));
+        }
+        assert_eq!(cause(&theirs, &lives), None);
+        tokio::time::advance(GAP / 2).await;
+        assert_eq!(cause(&theirs, &lives), Some(Cause::Gap));
+        assert_eq!(cause(&handed, &lives), Some(Cause::Gap));
+        assert_eq!(cause(&others, &lives), None);
+        assert_eq!(cause(&heard, &lives), None);
     }
 
     #[tokio::test(start_paused = true)]

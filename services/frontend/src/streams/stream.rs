@@ -11,12 +11,10 @@ use vlinders_service_kit::SharedSpan;
 use vlinders_types::{Chunk, Request, TokenCounts, WorkerId};
 
 use super::assembly::{Assembly, End, GivenUp, News, Pushed, Tempo};
-use super::course::{Cause, Course, Origin};
+use super::course::{Cause, Course, GAP, Origin};
 use crate::lives::Book;
 use crate::spans::{now_us, tell_end};
 
-/// Missing chunks are waited for so long; workers send lost batches again within this time.
-const GAP: Duration = Duration::from_secs(3);
 /// More than any orderly change of all workers hands one request back: workers that only leave must not keep it for ever.
 const MAX_HANDED_BACK: u32 = 100;
 /// At most one more word in this time to a worker that goes on with an old attempt.
@@ -157,6 +155,11 @@ impl Stream {
             .assembly
             .waiting()
             .is_some_and(|waiting| waiting > limit)
+    }
+
+    /// Batches of this worker did not come.
+    pub(crate) fn doubt(&self, worker: &WorkerId, book: &Book) {
+        self.lock().course.doubt(worker, book);
     }
 
     /// Why it must go on with another attempt, if it must.

@@ -14,6 +14,7 @@ use super::assembly::{GivenUp, Pushed, Tempo};
 use super::canceller::{CancelOrder, Canceller, Recipients};
 use super::course::Origin;
 use super::stream::{Stream, StreamSpec};
+use crate::lives::Book;
 use crate::metrics::FrontendMetrics;
 
 /// Abandoned streams remembered, to stop workers that did not hear the first cancellation.
@@ -151,22 +152,32 @@ impl Streams {
 
     /// Ends a running stream from this side and cancels its request.
     pub(crate) fn give_up(&self, handle: u64, reason: GivenUp) {
-        if let Some(stream) = self.abandon(handle) {
+        if let Some(stream) = self.abandon(handle, false) {
             stream.give_up(reason);
         }
     }
 
     /// The running streams that `question` has an answer for.
     pub(crate) fn find<T>(&self, question: impl Fn(&Stream) -> Option<T>) -> Vec<(Arc<Stream>, T)> {
-        let running: Vec<_> = self.lock().running.values().cloned().collect();
-        running
+        self.all()
             .into_iter()
             .filter_map(|stream| question(&stream).map(|answer| (stream, answer)))
             .collect()
     }
 
+    /// Batches of this worker did not come: the last words about some stream may be among them.
+    pub(crate) fn doubt(&self, worker: &WorkerId, book: &Book) {
+        for stream in self.all() {
+            stream.doubt(worker, book);
+        }
+    }
+
+    fn all(&self) -> Vec<Arc<Stream>> {
+        self.lock().running.values().cloned().collect()
+    }
+
     /// Takes a stream out and cancels its request. None when it does not run any more.
-    fn abandon(&self, handle: u64) -> Option<Arc<Stream>> {
+    fn abandon(&self, handle: u64, was_refused: bool) -> Option<Arc<Stream>> {
         let stream = self.remove(handle)?;
         if stream.has_ended() {
             // Its last chunk was read before the dispatcher came to take it out.
@@ -176,7 +187,8 @@ impl Streams {
         let cancel = Cancel {
             request_id: stream.spec.request.request_id,
             attempt: stream.attempt(),
-            superseded: false,
+            // A refused request is nobody's: it ends without a word and without a bill.
+            superseded: was_refused,
         };
         let model = stream.spec.request.model.clone();
         self.canceller.send(CancelOrder {
@@ -255,6 +267,11 @@ impl Claim {
         Arc::clone(&self.stream)
     }
 
+    /// The client is told that the request was refused, though it may be in the queue: nobody shall be billed for it.
+    pub(crate) fn disown(self) {
+        self.streams.abandon(self.stream.handle(), true);
+    }
+
     /// The request never reached the queue: there is nothing to cancel.
     pub(crate) fn withdraw(self) {
         self.streams.remove(self.stream.handle());
@@ -263,7 +280,7 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.streams.abandon(self.stream.handle());
+        self.streams.abandon(self.stream.handle(), false);
     }
 }
 

@@ -139,6 +139,7 @@ async fn ask_again(way: &WayBack, worker: &WorkerId, epoch: Epoch, arrival: Arri
         Arrival::Missing { from_seq } => from_seq,
     };
     tracing::warn!(%worker, from_seq, "step batches missing");
+    way.streams.doubt(worker, &way.lives.look());
     let resend = Resend {
         frontend: way.frontend.clone(),
         epoch,

@@ -27,7 +27,9 @@ fn plan() -> Plan {
 }
 
 /// Why a frontend gave up an attempt, as its metric says.
-const REASONS: [&str; 6] = [
+const REASONS: [&str; 8] = [
+    "handed_back",
+    "left",
     "silent",
     "no_responders",
     "restarted",
@@ -70,7 +72,11 @@ async fn judged(mut cluster: Cluster, load: Load, reference: &Reference) -> anyh
         history.longest_gap().as_millis(),
         history.answers.longest_delay.as_millis()
     );
-    history.check(reference)?;
+    let judged = history.check(reference);
+    if judged.is_err() {
+        cluster.show_logs();
+    }
+    judged?;
     Ok(Verdict { history, moved })
 }
 

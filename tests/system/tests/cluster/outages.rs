@@ -9,7 +9,7 @@ use crate::{Checked, ONE_THREAD, counted, in_turn, judged, plan, subjects};
 
 const VISITORS: usize = 12;
 /// How long the bus is away.
-const BUS_AWAY: Duration = Duration::from_secs(2);
+const BUS_AWAY: Duration = Duration::from_secs(8);
 /// How long the database is away, unless told otherwise.
 const LEDGER_AWAY: Duration = Duration::from_secs(6);
 
