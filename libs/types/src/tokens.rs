@@ -15,7 +15,8 @@ pub struct StepBatch {
     pub chunks: Vec<Chunk>,
 }
 
-/// News of one sequence.
+/// News of one sequence. Without ids, text, finish and anything else it says that the worker has taken the request out of
+/// the queue.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Chunk {
     /// The frontend's name for the stream.

@@ -668,6 +668,7 @@ pub struct StepBatch {
     pub chunks: ::prost::alloc::vec::Vec<Chunk>,
 }
 /// News of one sequence.
+/// Without ids, text, finish and anything else it says that the worker has taken the request out of the queue.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Chunk {
     /// The frontend's name for the stream.

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use vlinders_engine::Engine;
 
 use crate::beacons::SharedLoad;
@@ -50,9 +51,16 @@ impl Turn {
             while let Ok(command) = self.commands.try_recv() {
                 self.core.handle(command);
             }
+            if self.core.must_announce() && !self.report().await {
+                return;
+            }
+            let began = Instant::now();
             let worked = self.core.step(&mut *self.engine);
             #[cfg(feature = "simulation")]
             self.pass_step_time(worked).await;
+            if worked {
+                self.core.step_took(began.elapsed());
+            }
             if !self.report().await || self.core.is_drained() {
                 return;
             }

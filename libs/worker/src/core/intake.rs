@@ -2,11 +2,14 @@
 
 use std::cmp::Ordering;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use vlinders_scheduler::{AdoptError, NewSequence, SubmitError};
 use vlinders_service_kit::Span;
-use vlinders_types::{FaultKind, FinishReason, RefuseReason, Request, RequestFault, SequenceId, TokenId};
+use vlinders_types::{
+    Chunk, FaultKind, FinishReason, RefuseReason, Request, RequestFault, SequenceId, TokenId,
+};
 
 use super::leaving::Departure;
 use super::{Core, Reserved, Taken};
@@ -17,6 +20,9 @@ use crate::output::Output;
 use crate::sequence::{HandOff, Job, Phase, Sequence};
 use crate::teeth::bites;
 use crate::tombstones::Burial;
+
+/// A message costs nothing beside a step of this length.
+const LONG_STEP: Duration = Duration::from_millis(5);
 
 impl Core {
     /// Takes a request from the queue.
@@ -64,6 +70,7 @@ impl Core {
                 let span = self.spans.prefill(&request, at);
                 let sequence = self.insert(id, request, phase);
                 (sequence.job, sequence.slot, sequence.span) = (Some(job), Some(slot), span);
+                self.unannounced.push(id);
             }
             Err(error) => self.refuse_unstarted(
                 &request,
@@ -72,6 +79,31 @@ impl Core {
                 Some(submit_fault(&error)),
             ),
         }
+    }
+
+    /// Tells frontends which requests are taken, unless the first token says it: should this worker be lost, they need not
+    /// wait until the queue loses patience.
+    pub(super) fn announce_taken(&mut self) {
+        for id in std::mem::take(&mut self.unannounced) {
+            let Some(sequence) = self.sequences.get(&id) else {
+                continue;
+            };
+            let request = &sequence.request;
+            if sequence.first_token_ms.is_none() {
+                let word = Chunk {
+                    handle: request.handle,
+                    attempt: request.attempt,
+                    position: u32::try_from(request.emitted_ids.len()).unwrap_or(u32::MAX),
+                    ..Chunk::default()
+                };
+                self.outbox.push_chunk(&request.frontend, word);
+            }
+        }
+    }
+
+    /// Whether taken requests are told before the next step: it may be long enough to be lost in.
+    pub(crate) fn must_announce(&self) -> bool {
+        !self.unannounced.is_empty() && self.last_step >= LONG_STEP
     }
 
     /// Answers a request from the queue with an error.

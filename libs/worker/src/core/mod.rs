@@ -13,7 +13,7 @@ mod leaving;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use vlinders_engine::Engine;
@@ -128,6 +128,10 @@ pub(crate) struct Core {
     next_sequence: u64,
     parting: Parting,
     departure: Departure,
+    /// Requests taken from the queue about which no word has gone out yet.
+    unannounced: Vec<SequenceId>,
+    /// How long the last step took.
+    last_step: Duration,
 }
 
 /// What a [`Core`] is made of.
@@ -163,6 +167,8 @@ impl Core {
             next_sequence: 0,
             parting: parts.parting,
             departure: Departure::default(),
+            unannounced: Vec::new(),
+            last_step: Duration::ZERO,
         }
     }
 
@@ -212,6 +218,11 @@ impl Core {
             Err(error) => self.step_failed(&error),
         }
         true
+    }
+
+    /// How long the last step took, with the waits that belong to it.
+    pub(crate) fn step_took(&mut self, time: Duration) {
+        self.last_step = time;
     }
 
     fn on_event(&mut self, event: Event) {
@@ -281,6 +292,7 @@ impl Core {
 
     /// What the turn has to tell, and the load for beacons.
     pub(crate) fn take_notes(&mut self) -> Vec<crate::outbox::Note> {
+        self.announce_taken();
         self.outbox.take()
     }
 

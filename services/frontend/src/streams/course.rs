@@ -67,6 +67,8 @@ enum Standing {
     Unsent,
     /// In the queue, or with a worker that has not said a word yet.
     Queued { since: Instant },
+    /// This worker took it out of the queue. No token of it has come.
+    Taken { by: Origin, since: Instant },
     /// This worker sent the chunk that is furthest on.
     Held { by: Origin, position: u32, at: Instant },
 }
@@ -118,7 +120,7 @@ impl Course {
         match &self.standing {
             // Prefill's first token may arrive after decode's: decode answers all the same.
             Standing::Held { position, .. } if *position > chunk_position => {}
-            Standing::Held { .. } | Standing::Unsent | Standing::Queued { .. } => {
+            Standing::Held { .. } | Standing::Unsent | Standing::Queued { .. } | Standing::Taken { .. } => {
                 self.standing = Standing::Held {
                     by: from.clone(),
                     position: chunk_position,
@@ -126,6 +128,19 @@ impl Course {
                 };
                 self.doubted = None;
             }
+        }
+    }
+
+    /// A worker has taken this attempt out of the queue.
+    pub(crate) fn taken(&mut self, by: &Origin) {
+        match &self.standing {
+            Standing::Unsent | Standing::Queued { .. } | Standing::Taken { .. } => {
+                self.standing = Standing::Taken {
+                    by: by.clone(),
+                    since: Instant::now(),
+                };
+            }
+            Standing::Held { .. } => {}
         }
     }
 
@@ -151,15 +166,15 @@ impl Course {
     /// Who said the most of this attempt.
     pub(crate) fn held_by(&self) -> Option<&WorkerId> {
         match &self.standing {
-            Standing::Held { by, .. } => Some(&by.worker),
+            Standing::Held { by, .. } | Standing::Taken { by, .. } => Some(&by.worker),
             Standing::Unsent | Standing::Queued { .. } => None,
         }
     }
 
-    /// How long this attempt has been in the queue without a word.
+    /// How long this attempt has been out without a token.
     pub(crate) fn unanswered(&self) -> Option<Duration> {
         match &self.standing {
-            Standing::Queued { since } => Some(since.elapsed()),
+            Standing::Queued { since } | Standing::Taken { since, .. } => Some(since.elapsed()),
             Standing::Unsent | Standing::Held { .. } => None,
         }
     }
@@ -175,13 +190,17 @@ impl Course {
 
     /// Why the stream must go on elsewhere, if it must.
     pub(crate) fn cause(&self, book: &Book, model: &ModelName) -> Option<Cause> {
-        let Standing::Held { by, at, .. } = &self.standing else {
-            return self.has_gap.then_some(Cause::Gap);
+        let (by, at) = match &self.standing {
+            Standing::Unsent | Standing::Queued { .. } => return self.has_gap.then_some(Cause::Gap),
+            Standing::Taken { by, .. } => (by, None),
+            Standing::Held { by, at, .. } => (by, Some(at)),
         };
         match book.end_of(&by.worker, by.epoch) {
             Some(End::Silent) => return Some(Cause::Silent),
             Some(End::NoResponders) => return Some(Cause::NoResponders),
             Some(End::Restarted) => return Some(Cause::Restarted),
+            // What it had only taken is in the queue again.
+            Some(End::Left { .. }) if at.is_none() => return None,
             // Its last chunks may come after its last beacon. What prefill holds to its end goes on elsewhere anyway.
             Some(End::Left { at }) if at.elapsed() >= LAST_CHUNKS && !book.hands_over(&by.worker) => {
                 return Some(Cause::Left);
@@ -191,6 +210,8 @@ impl Course {
         if self.has_gap || self.doubted.is_some_and(|since| since.elapsed() >= GAP) {
             return Some(Cause::Gap);
         }
+        // As long as no token has come, prefill answers and offers it to somebody else by itself.
+        let at = at?;
         let lost = book.decode_lost(model).filter(|lost| lost >= at)?;
         (book.hands_over(&by.worker) && lost.elapsed() >= HAND_OVER).then_some(Cause::HandOver)
     }
@@ -198,7 +219,7 @@ impl Course {
 
 #[cfg(test)]
 mod tests {
-    use vlinders_types::Pool;
+    use vlinders_types::{Beacon, Pool, Presence};
 
     use super::*;
     use crate::lives::Lives;
@@ -268,6 +289,37 @@ mod tests {
         tokio::time::advance(HAND_OVER).await;
         assert_eq!(cause(&course, &lives), Some(Cause::HandOver));
         course.heard(&origin("d", 2), 1);
+        assert_eq!(cause(&course, &lives), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_lost_worker_had_taken_goes_on_elsewhere() {
+        let (lives, mut course) = (lives(), Course::new());
+        course.taken(&origin("p", 1));
+        assert_eq!(course.held_by(), Some(&WorkerId::new("p")));
+        tokio::time::advance(HAND_OVER).await;
+        lives.hear_beacon(&beacon("d", Pool::Decode, 2));
+        tokio::time::advance(HAND_OVER).await;
+        assert_eq!(cause(&course, &lives), None, "prefill offers it to somebody else");
+        assert_eq!(course.unanswered(), Some(2 * HAND_OVER));
+        lives.end(&WorkerId::new("p"), Epoch(1));
+        assert_eq!(cause(&course, &lives), Some(Cause::NoResponders));
+        course.taken(&origin("q", 1));
+        assert_eq!(cause(&course, &lives), None, "the queue has found another one");
+        course.heard(&origin("d", 2), 0);
+        course.taken(&origin("p", 1));
+        assert_eq!(cause(&course, &lives), None, "a late word takes nothing back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_that_leaves_gives_back_what_it_had_only_taken() {
+        let (lives, mut course) = (lives(), Course::new());
+        course.taken(&origin("d", 1));
+        lives.hear_beacon(&Beacon {
+            presence: Presence::Left,
+            ..beacon("d", Pool::Decode, 1)
+        });
+        tokio::time::advance(2 * LAST_CHUNKS).await;
         assert_eq!(cause(&course, &lives), None);
     }
 

@@ -204,6 +204,39 @@ async fn a_new_life_of_a_worker_and_a_hole_in_its_chunks_move_its_streams_at_onc
 }
 
 #[tokio::test]
+async fn a_request_that_was_only_taken_goes_on_elsewhere_when_its_taker_is_lost() {
+    let scene = Scene::new(FrontendConfig::default()).await;
+    for (is_streamed, life) in [(true, 2), (false, 5)] {
+        scene.restart(life).await;
+        let workers = async {
+            let request = scene.world.take().await;
+            let word = Chunk::default();
+            scene
+                .world
+                .send_from(&worker(), Epoch(life), &request, vec![word])
+                .await;
+            scene.restart(life + 1).await;
+            let second = scene.world.take().await;
+            assert_eq!((second.attempt, second.emitted_ids.len()), (1, 0));
+            let end = last(3, 1, "D", FinishReason::Stop);
+            // Its own word shows no seam either.
+            let chunks = vec![Chunk::default(), chunk(0, 1, "A"), chunk(1, 2, "BC"), end];
+            scene.go_on(&second, chunks).await;
+        };
+        let mut asked = json!({"stream": is_streamed});
+        if is_streamed {
+            asked["stream_options"] = json!({"include_usage": true});
+        }
+        let answer = async {
+            let answer = within(scene.world.chat(&asked).send()).await;
+            answer.unwrap().text().await
+        };
+        let (answer, ()) = within(async { tokio::join!(answer, workers) }).await;
+        assert_eq!(text_of(&answer.unwrap(), is_streamed), "ABCD");
+    }
+}
+
+#[tokio::test]
 async fn when_every_attempt_is_lost_the_client_is_told_and_billed_for_what_it_got() {
     let config = FrontendConfig {
         max_attempts: 2,
