@@ -131,7 +131,14 @@ async fn a_decode_worker_that_stands_still_loses_no_stream_and_says_nothing_when
 
 #[tokio::test]
 async fn a_prefill_worker_that_is_killed_loses_no_stream() -> Checked {
-    a_prefill_worker_goes(Goes::Killed).await?;
+    let verdict = a_prefill_worker_goes(Goes::Killed).await?;
+    // Its word that it had taken them is why nobody waited until the queue lost patience.
+    let is_noticed = |reason: &&str| verdict.moved.contains_key(*reason);
+    ensure!(
+        ["no_responders", "silent"].iter().any(is_noticed),
+        "what it had taken was not moved: {:?}",
+        verdict.moved
+    );
     Ok(())
 }
 
