@@ -92,7 +92,7 @@ fn nobody_waited(verdict: &Verdict) -> Checked {
     // Its own word moves streams, no patience of others.
     let is_its_word = |reason: &&str| matches!(*reason, "handed_back" | "left");
     ensure!(
-        verdict.moved.keys().all(|reason| is_its_word(&reason)),
+        verdict.moved.keys().all(is_its_word),
         "streams were moved as if it had died: {:?}",
         verdict.moved
     );
