@@ -3,8 +3,10 @@
 
 mod clock;
 mod health;
+mod http_client;
 mod logging;
 mod metrics;
+mod process_metrics;
 mod settings;
 mod signals;
 mod tasks;
@@ -12,6 +14,7 @@ mod traces;
 
 pub use clock::{Clock, SystemClock, rfc3339};
 pub use health::{HealthParts, Probe, serve_health};
+pub use http_client::ask_process;
 pub use logging::{JsonLines, LogFormat, LoggingError, check_log_level, init_logging};
 pub use metrics::{Buckets, Counter, Gauge, Histogram, Labels, Metrics, SecondsCounter};
 pub use settings::{Checks, FileSettings, Given, SettingFaults, SettingValue, SettingsFileError, read_yaml};

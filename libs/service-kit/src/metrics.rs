@@ -13,6 +13,8 @@ use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::{counter, gauge, histogram};
 use prometheus_client::registry::Registry;
 
+use crate::process_metrics::ProcessMetrics;
+
 /// Counts up. The exported name ends in `_total`.
 pub type Counter = counter::Counter;
 /// Counts seconds up. The exported name ends in `_total`.
@@ -62,6 +64,21 @@ struct Families {
 }
 
 impl Metrics {
+    /// The metrics of a process of this version, with what every process tells of itself.
+    #[must_use]
+    pub fn of_process(version: &str) -> Self {
+        let metrics = Self::default();
+        metrics
+            .lock()
+            .registry
+            .register_collector(Box::new(ProcessMetrics::new()));
+        let labels: &[(&str, &str)] = &[("version", version)];
+        metrics
+            .gauge("build_info", "Always 1; the label tells", labels)
+            .set(1.0);
+        metrics
+    }
+
     /// The counter `vlinders_<name>_total` with these labels.
     #[must_use]
     pub fn counter(&self, name: &'static str, help: &str, labels: &[(&str, &str)]) -> Counter {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use vlinders_bus::{Bus, BusError, Consumer, ConsumerSpec, Delivery, DeliveryControl, StreamName, Subject};
-use vlinders_service_kit::Clock;
+use vlinders_service_kit::{Clock, Counter, Metrics};
 use vlinders_types::{FaultKind, Request, RequestFault};
 use vlinders_wire::{DeadLetter, subjects};
 
@@ -103,6 +103,26 @@ pub(crate) struct Queue {
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) spans: Spans,
+    pub(crate) buried: Buried,
+}
+
+/// Requests put among the dead letters.
+pub(crate) struct Buried {
+    unreadable: Counter,
+    undelivered: Counter,
+}
+
+impl Buried {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
+        let counter = |reason| {
+            let help = "Requests given up and put among the dead letters";
+            metrics.counter("dead_letters", help, &[("reason", reason)])
+        };
+        Self {
+            unreadable: counter("unreadable"),
+            undelivered: counter("undelivered"),
+        }
+    }
 }
 
 impl Queue {
@@ -170,6 +190,7 @@ impl Queue {
             Ok(request) => request,
             Err(error) => {
                 tracing::error!(%error, subject = %delivery.subject, "unreadable request");
+                self.buried.unreadable.inc();
                 self.bury(&delivery, &error.to_string(), None).await;
                 if let Err(error) = delivery.control.terminate().await {
                     tracing::warn!(%error, "unreadable request not terminated");
@@ -183,6 +204,7 @@ impl Queue {
         let command = if last {
             let reason = format!("delivered {} times without an answer", delivery.delivery_count);
             tracing::error!(request = %request.request_id, %reason, "request given up");
+            self.buried.undelivered.inc();
             self.bury(&delivery, &reason, Some(&request)).await;
             let fault = RequestFault {
                 kind: FaultKind::Internal,

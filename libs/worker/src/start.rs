@@ -20,7 +20,7 @@ use crate::metrics::WorkerMetrics;
 use crate::offering::Offering;
 use crate::outbox::{Note, Outbox};
 use crate::outlet::{NOTES, Outlet};
-use crate::queue::{Jobs, Queue};
+use crate::queue::{Buried, Jobs, Queue};
 use crate::recent::RecentBatches;
 use crate::resending::{Resending, resend_subject};
 use crate::spans::Spans;
@@ -224,6 +224,7 @@ impl Worker {
             commands: self.commands.clone(),
             clock: Arc::clone(&self.parts.clock),
             spans: self.spans.clone(),
+            buried: Buried::new(&self.parts.metrics),
         };
         let consumer = queue
             .consumer()

@@ -210,6 +210,8 @@ async fn what_cannot_be_served_is_answered_and_nothing_else_suffers() {
         .await
         .unwrap();
     assert_eq!(letters, 1, "the unreadable request is kept for people to look at");
+    let buried = counted(&world.metrics, "vlinders_dead_letters_total", "unreadable");
+    assert!((buried - 1.0).abs() < f64::EPSILON, "{buried}");
     world.stop().await;
 }
 

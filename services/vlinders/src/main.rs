@@ -5,6 +5,7 @@ mod bench;
 mod demo;
 mod failure;
 mod greeting;
+mod healthcheck;
 mod ledger;
 mod models;
 mod progress;
@@ -51,6 +52,8 @@ enum Command {
     Usage(Box<settings::UsageRoleArgs>),
     /// Print what was used: one line per request, or totals.
     Ledger(Box<ledger::LedgerArgs>),
+    /// Ask a running process how it fares; exit code 0 when it answers 200.
+    Healthcheck(healthcheck::HealthcheckArgs),
     /// Measure.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -77,6 +80,7 @@ fn run(command: Command, checks: Checks) -> anyhow::Result<()> {
         Command::Decode(args) => roles::run_worker(Role::Decode, args.read(Role::Decode, checks)?),
         Command::Usage(args) => roles::run_usage(args.read(checks)?),
         Command::Ledger(args) => ledger::run(&args, checks),
+        Command::Healthcheck(args) => healthcheck::run(&args, checks),
         Command::Bench(bench) => bench::run(&bench),
     }
 }

@@ -165,7 +165,7 @@ impl Up {
         let bus: Arc<dyn Bus> = Arc::new(InProcessBus::new(InProcessLimits::default()));
         streams::ensure_requests(&*bus, settings.queue).await?;
         streams::ensure_usage(&*bus).await?;
-        let (tasks, metrics) = (Tasks::new(), Metrics::default());
+        let (tasks, metrics) = (Tasks::new(), Metrics::of_process(env!("CARGO_PKG_VERSION")));
         let mut up = Self {
             front: Tasks::new(),
             traces: settings.log.start_traces(&tasks, &metrics)?,

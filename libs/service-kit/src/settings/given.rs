@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -77,10 +77,28 @@ impl SettingValue for bool {
 }
 
 impl SettingValue for SocketAddr {
+    /// An address or the name of a host, and a port. An IPv6 address may come without brackets, as orchestrators fill it in.
     fn read(text: &str) -> Result<Self, String> {
-        text.parse()
-            .map_err(|_| "is no address and port such as 127.0.0.1:8000".to_owned())
+        let shape = || "is no address and port such as 127.0.0.1:8000".to_owned();
+        if let Ok(address) = text.parse() {
+            return Ok(address);
+        }
+        let (host, port) = text.rsplit_once(':').ok_or_else(shape)?;
+        let port: u16 = port.parse().map_err(|_| shape())?;
+        if let Ok(address) = host.parse::<Ipv6Addr>() {
+            return Ok(Self::from((address, port)));
+        }
+        if host.is_empty() || !host.bytes().all(is_of_a_name) {
+            return Err(shape());
+        }
+        let found = (host, port).to_socket_addrs();
+        let first = found.ok().and_then(|mut addresses| addresses.next());
+        first.ok_or_else(|| format!("names no known host `{host}`"))
     }
+}
+
+fn is_of_a_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_')
 }
 
 impl SettingValue for PathBuf {
@@ -114,6 +132,23 @@ mod tests {
         assert_eq!(told::<f64>("nan"), "`nan` is no number");
         assert_eq!(told::<bool>("maybe"), "`maybe` is neither true nor false");
         assert!(told::<SocketAddr>("nowhere").starts_with("`nowhere` is no address"));
+    }
+
+    #[test]
+    fn an_address_may_name_a_host_and_leave_out_brackets() {
+        let read = |text: &str| SocketAddr::read(text).unwrap();
+        assert_eq!(read("[fd00::7]:9200"), read("fd00::7:9200"));
+        assert!(read("localhost:9200").ip().is_loopback());
+        assert_eq!(
+            told::<SocketAddr>("no-such-host.invalid:1"),
+            "`no-such-host.invalid:1` names no known host `no-such-host.invalid`"
+        );
+        for text in ["localhost", "localhost:", "localhost:99999", ":80", "a b:80"] {
+            assert!(
+                told::<SocketAddr>(text).contains("is no address and port"),
+                "{text}"
+            );
+        }
     }
 
     #[test]

@@ -91,7 +91,7 @@ impl Starting {
     pub(super) fn new() -> anyhow::Result<Self> {
         let tasks = Tasks::new();
         Ok(Self {
-            metrics: Metrics::default(),
+            metrics: Metrics::of_process(env!("CARGO_PKG_VERSION")),
             health: Health::new(&tasks),
             tasks,
             signals: StopSignals::watch().context("signals cannot be watched")?,

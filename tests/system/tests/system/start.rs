@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use vlinders_system_tests::Server;
+use vlinders_system_tests::{Server, run_to_end};
 
 use crate::{CHAT, Checked, ask};
 
@@ -43,6 +43,39 @@ async fn it_is_ready_alive_and_healthy_and_knows_its_version() -> Checked {
         ensure!(text.contains(&format!("\"{word}\"")), "{path}: {text}");
     }
     server.stop().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_health_check_tells_by_its_exit_code_how_a_process_fares() -> Checked {
+    let server = Server::start(&[]).await?;
+    let home = tempfile::tempdir()?;
+    let check = async |url: &str| run_to_end(home.path(), &["healthcheck", "--url", url]).await;
+    let ready = format!("{}/ready", server.url());
+    let ended = check(&ready).await?;
+    ensure!(
+        ended.status.success() && ended.errors.is_empty(),
+        "{}",
+        ended.errors
+    );
+    let elsewhere = format!("{}/nowhere", server.url());
+    for (url, words) in [
+        (elsewhere.as_str(), "/nowhere answers 404: "),
+        ("127.0.0.1", "127.0.0.1 is no address such as http://"),
+        ("https://localhost/ready", "is no address such as http://"),
+    ] {
+        let ended = check(url).await?;
+        ensure!(ended.status.code() == Some(1), "{url}: {}", ended.status);
+        let told = ended.errors.trim_end();
+        ensure!(told.contains(words) && told.lines().count() == 1, "{told}");
+    }
+    server.stop().await?;
+    let ended = check(&ready).await?;
+    ensure!(
+        ended.status.code() == Some(1) && ended.errors.contains("does not answer"),
+        "{}",
+        ended.errors
+    );
     Ok(())
 }
 
