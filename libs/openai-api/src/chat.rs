@@ -34,7 +34,11 @@ pub struct ChatRequest {
 pub fn parse_chat(body: &[u8], unknown: UnknownFields) -> Result<ChatRequest, ApiError> {
     json::check_depth(body)?;
     names::check(body, Endpoint::Chat, unknown)?;
-    let mut raw: RawRequest = json::read(body)?;
+    from_raw(json::read(body)?)
+}
+
+/// A body whose names are checked.
+pub(crate) fn from_raw(mut raw: RawRequest) -> Result<ChatRequest, ApiError> {
     let model = required_model(&mut raw)?;
     let messages = raw.messages.take().map_or_else(Vec::new, |messages| messages.0);
     if messages.is_empty() {

@@ -18,6 +18,7 @@ mod prompt;
 mod raw;
 mod response;
 mod shape;
+mod tokens;
 mod values;
 
 pub use chat::{ChatRequest, parse_chat};
@@ -33,4 +34,8 @@ pub use prompt::Prompt;
 pub use response::{
     ChatAnswer, ChatChoice, ChatChunk, ChatChunkChoice, CompletionAnswer, CompletionChoice, Delta, Envelope,
     FinishWord, Usage,
+};
+pub use tokens::{
+    DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest, TokenizedText, parse_detokenize,
+    parse_tokenize,
 };

@@ -4,6 +4,7 @@
 //! never a silently unconstrained answer.
 
 use std::fmt;
+use std::sync::LazyLock;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, Visitor};
 
@@ -25,11 +26,16 @@ pub enum UnknownFields {
 pub(crate) enum Endpoint {
     Chat,
     Completion,
+    Tokenize,
+    Detokenize,
 }
+
+/// A known name and what happens when it is present.
+pub(crate) type Row = (&'static str, Standing);
 
 /// What happens when a known parameter is present.
 #[derive(Clone, Copy, Debug)]
-enum Standing {
+pub(crate) enum Standing {
     /// It is read and has its effect.
     Works,
     /// It works on the other endpoint only.
@@ -40,7 +46,7 @@ enum Standing {
 
 /// Values of a refused parameter that ask for nothing.
 #[derive(Clone, Copy, Debug)]
-enum Harmless {
+pub(crate) enum Harmless {
     NullOnly,
     Bool(bool),
     EmptyList,
@@ -96,6 +102,31 @@ const PARAMETERS: &[(&str, Standing, Standing)] = &[
     ("kv_transfer_params", NULL, NULL), ("request_id", NULL, NULL), ("lora_path", NULL, NULL),
 ];
 
+#[rustfmt::skip]
+const TOKENIZE: &[Row] = &[
+    ("model", W), ("prompt", W), ("messages", W), ("add_special_tokens", W), ("return_token_strs", W),
+    ("add_generation_prompt", W), ("continue_final_message", W), ("chat_template_kwargs", W), ("tools", LIST),
+    ("chat_template", NULL), ("mm_processor_kwargs", NULL),
+];
+
+const DETOKENIZE: &[Row] = &[("model", W), ("tokens", W)];
+
+/// The names an endpoint knows.
+fn rows(endpoint: Endpoint) -> &'static [Row] {
+    type Parameter = (&'static str, Standing, Standing);
+    fn column(standing: impl Fn(&Parameter) -> Standing) -> Vec<Row> {
+        PARAMETERS.iter().map(|row| (row.0, standing(row))).collect()
+    }
+    static CHAT: LazyLock<Vec<Row>> = LazyLock::new(|| column(|row| row.1));
+    static COMPLETION: LazyLock<Vec<Row>> = LazyLock::new(|| column(|row| row.2));
+    match endpoint {
+        Endpoint::Chat => &CHAT,
+        Endpoint::Completion => &COMPLETION,
+        Endpoint::Tokenize => TOKENIZE,
+        Endpoint::Detokenize => DETOKENIZE,
+    }
+}
+
 impl Harmless {
     fn covers(self, shape: &Shape) -> bool {
         match (self, shape) {
@@ -121,7 +152,7 @@ pub(crate) fn check(body: &[u8], endpoint: Endpoint, unknown: UnknownFields) -> 
     let mut verdict = None;
     let mut reader = serde_json::Deserializer::from_slice(body);
     let pass = Pass {
-        endpoint,
+        rows: rows(endpoint),
         unknown,
         verdict: &mut verdict,
     };
@@ -134,7 +165,7 @@ pub(crate) fn check(body: &[u8], endpoint: Endpoint, unknown: UnknownFields) -> 
 }
 
 struct Pass<'a> {
-    endpoint: Endpoint,
+    rows: &'static [Row],
     unknown: UnknownFields,
     /// Leaves the pass beside its error, since the reader's error holds only text.
     verdict: &'a mut Option<ApiError>,
@@ -155,11 +186,11 @@ impl<'de> Visitor<'de> for Pass<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let mut seen = [false; PARAMETERS.len()];
+        let mut seen = vec![false; self.rows.len()];
         while let Some(name) = map.next_key::<String>()? {
-            let refusal = match PARAMETERS.iter().position(|(known, _, _)| *known == name) {
+            let refusal = match self.rows.iter().position(|(known, _)| *known == name) {
                 None => {
-                    let refusal = unknown_name(&name, self.endpoint, self.unknown);
+                    let refusal = unknown_name(&name, self.rows, self.unknown);
                     if refusal.is_none() {
                         map.next_value::<serde::de::IgnoredAny>()?;
                     }
@@ -168,7 +199,7 @@ impl<'de> Visitor<'de> for Pass<'_> {
                 Some(index) if std::mem::replace(&mut seen[index], true) => {
                     Some(ApiError::invalid(&name, "is given twice"))
                 }
-                Some(index) => refusal(index, &map.next_value()?, self.endpoint),
+                Some(index) => refusal(self.rows[index], &map.next_value()?),
             };
             if refusal.is_some() {
                 *self.verdict = refusal;
@@ -179,12 +210,7 @@ impl<'de> Visitor<'de> for Pass<'_> {
     }
 }
 
-fn refusal(index: usize, shape: &Shape, endpoint: Endpoint) -> Option<ApiError> {
-    let (name, chat, completion) = PARAMETERS[index];
-    let standing = match endpoint {
-        Endpoint::Chat => chat,
-        Endpoint::Completion => completion,
-    };
+fn refusal((name, standing): Row, shape: &Shape) -> Option<ApiError> {
     match standing {
         Standing::Works => None,
         Standing::Elsewhere if *shape == Shape::Null => None,
@@ -200,8 +226,8 @@ fn refusal(index: usize, shape: &Shape, endpoint: Endpoint) -> Option<ApiError> 
     }
 }
 
-fn unknown_name(name: &str, endpoint: Endpoint, unknown: UnknownFields) -> Option<ApiError> {
-    let near = nearest(name, endpoint);
+fn unknown_name(name: &str, rows: &'static [Row], unknown: UnknownFields) -> Option<ApiError> {
+    let near = nearest(name, rows);
     let text = match (near, unknown) {
         (None, UnknownFields::Ignore) => return None,
         (None, UnknownFields::Refuse) => "is not a parameter of this endpoint".to_owned(),
@@ -213,23 +239,18 @@ fn unknown_name(name: &str, endpoint: Endpoint, unknown: UnknownFields) -> Optio
 }
 
 /// The known name that `name` most likely stands for.
-fn nearest(name: &str, endpoint: Endpoint) -> Option<&'static str> {
+fn nearest(name: &str, rows: &'static [Row]) -> Option<&'static str> {
     /// No known name is longer; a longer input cannot be near one.
     const LONGEST: usize = 40;
     if name.len() > LONGEST {
         return None;
     }
     let wanted = folded(name);
-    let candidates = PARAMETERS.iter().filter(|(_, chat, completion)| {
-        let standing = if endpoint == Endpoint::Chat {
-            chat
-        } else {
-            completion
-        };
-        matches!(standing, Standing::Works | Standing::NotOffered(_))
-    });
+    let candidates = rows
+        .iter()
+        .filter(|(_, standing)| matches!(standing, Standing::Works | Standing::NotOffered(_)));
     candidates
-        .map(|(known, _, _)| (edits(&wanted, &folded(known)), *known))
+        .map(|(known, _)| (edits(&wanted, &folded(known)), *known))
         .min()
         .filter(|(edits, known)| *edits * 4 <= known.len())
         .map(|(_, known)| known)

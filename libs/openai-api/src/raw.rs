@@ -47,6 +47,9 @@ pub(crate) struct RawRequest {
     pub(crate) add_generation_prompt: Option<bool>,
     pub(crate) continue_final_message: Option<bool>,
     pub(crate) chat_template_kwargs: Option<Map<String, Value>>,
+    pub(crate) add_special_tokens: Option<bool>,
+    pub(crate) return_token_strs: Option<bool>,
+    pub(crate) tokens: Option<Bounded<Token, { LIMITS.prompt_tokens }>>,
     #[serde(rename = "parallel_tool_calls")]
     pub(crate) _parallel_tool_calls: Option<bool>,
 }

@@ -17,6 +17,7 @@ mod models;
 mod server;
 mod spans;
 mod streams;
+mod tokens;
 mod workers;
 
 use std::net::SocketAddr;

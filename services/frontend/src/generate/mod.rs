@@ -15,7 +15,9 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use vlinders_openai_api::ApiError;
 
-pub(crate) use prepare::{Prepared, Preparer, model_not_found};
+pub(crate) use prepare::{
+    Prepared, Preparer, chat_prompt, check_tokens, find_model, model_not_found, text_error,
+};
 
 use crate::app::App;
 use crate::http::{RequestContext, error_response, rate_headers, read_json};

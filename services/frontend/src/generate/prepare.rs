@@ -53,6 +53,14 @@ impl Preparer {
         endpoint: Endpoint,
         body: HeldBody,
     ) -> Result<Prepared, ApiError> {
+        self.run(move || prepare(&app, endpoint, &body)).await
+    }
+
+    /// Does other work of this kind in its turn, or refuses when too much waits.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
         let busy = || {
             ApiError::new(
                 503,
@@ -69,7 +77,7 @@ impl Preparer {
         // The permits go with the work: a client that leaves does not make room for more before it is done.
         let work = tokio::task::spawn_blocking(move || {
             let _permits = (place, turn);
-            prepare(&app, endpoint, &body)
+            work()
         });
         work.await.unwrap_or_else(|error| {
             tracing::error!(%error, "preparing a request panicked");
@@ -92,27 +100,8 @@ fn prepare(app: &App, endpoint: Endpoint, body: &HeldBody) -> Result<Prepared, A
 
 fn prepare_chat(app: &App, request: ChatRequest) -> Result<Prepared, ApiError> {
     let model = find_model(app, &request.model)?;
-    let input = ChatInput {
-        messages: request
-            .messages
-            .iter()
-            .map(vlinders_openai_api::Message::template_value)
-            .collect(),
-        tools: None,
-        add_generation_prompt: request.add_generation_prompt,
-        continue_final_message: request.continue_final_message,
-        kwargs: request.template_arguments,
-        now_ms: app.clock.now_ms(),
-    };
-    let text = model
-        .text
-        .render_chat(&input)
-        .map_err(|error| text_error("messages", &error))?;
     // The template has written the special tokens itself.
-    let prompt_ids = model
-        .text
-        .encode(&text, false)
-        .map_err(|error| text_error("messages", &error))?;
+    let prompt_ids = chat_prompt(app, &model, &request, false)?;
     let shape = AnswerShape::Chat {
         logprobs: request.options.logprobs.is_some(),
     };
@@ -124,6 +113,35 @@ fn prepare_chat(app: &App, request: ChatRequest) -> Result<Prepared, ApiError> {
         request.options,
         shape,
     )
+}
+
+/// The tokens of a conversation as the model reads it.
+pub(crate) fn chat_prompt(
+    app: &App,
+    model: &ServedModel,
+    request: &ChatRequest,
+    add_special: bool,
+) -> Result<Vec<TokenId>, ApiError> {
+    let input = ChatInput {
+        messages: request
+            .messages
+            .iter()
+            .map(vlinders_openai_api::Message::template_value)
+            .collect(),
+        tools: None,
+        add_generation_prompt: request.add_generation_prompt,
+        continue_final_message: request.continue_final_message,
+        kwargs: request.template_arguments.clone(),
+        now_ms: app.clock.now_ms(),
+    };
+    let text = model
+        .text
+        .render_chat(&input)
+        .map_err(|error| text_error("messages", &error))?;
+    model
+        .text
+        .encode(&text, add_special)
+        .map_err(|error| text_error("messages", &error))
 }
 
 fn prepare_completion(app: &App, request: CompletionRequest) -> Result<Prepared, ApiError> {
@@ -235,7 +253,7 @@ fn max_tokens(
     Ok(max_tokens)
 }
 
-fn check_tokens(
+pub(crate) fn check_tokens(
     name: &str,
     mut tokens: impl Iterator<Item = TokenId>,
     model: &ServedModel,
@@ -265,7 +283,7 @@ fn default_sampling(model: &ServedModel) -> SamplingParams {
     }
 }
 
-fn find_model(app: &App, name: &str) -> Result<Arc<ServedModel>, ApiError> {
+pub(crate) fn find_model(app: &App, name: &str) -> Result<Arc<ServedModel>, ApiError> {
     app.models
         .find(name)
         .cloned()
@@ -285,7 +303,7 @@ pub(crate) fn model_not_found(name: &str) -> ApiError {
     }
 }
 
-fn text_error(param: &str, error: &TextError) -> ApiError {
+pub(crate) fn text_error(param: &str, error: &TextError) -> ApiError {
     if error.is_callers_fault() {
         return ApiError::invalid(param, error);
     }

@@ -11,13 +11,15 @@ use vlinders_openai_api::ApiError;
 
 use super::{envelope, error_response, health, models};
 use crate::app::App;
-use crate::generate;
+use crate::{generate, tokens};
 
 /// All routes.
 pub(crate) fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(generate::chat))
         .route("/v1/completions", post(generate::completion))
+        .route("/tokenize", post(tokens::tokenize))
+        .route("/detokenize", post(tokens::detokenize))
         .route("/v1/models", get(models::list))
         // A wildcard: names of models contain slashes.
         .route("/v1/models/{*id}", get(models::one))

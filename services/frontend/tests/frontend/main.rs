@@ -11,3 +11,4 @@ mod model;
 mod refusals;
 mod shapes;
 mod support;
+mod tokens;
