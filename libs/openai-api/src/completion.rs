@@ -11,8 +11,8 @@ use crate::{ApiError, LIMITS, Options, Prompt, UnknownFields, json, options};
 pub struct CompletionRequest {
     /// The model as the client names it.
     pub model: String,
-    /// What to complete; not empty.
-    pub prompt: Prompt,
+    /// What to complete; at least one, none of them empty.
+    pub prompts: Vec<Prompt>,
     /// Begin the answer with the prompt.
     pub echo: bool,
     /// Everything else.
@@ -28,16 +28,10 @@ pub fn parse_completion(body: &[u8], unknown: UnknownFields) -> Result<Completio
     names::check(body, Endpoint::Completion, unknown)?;
     let mut raw: RawRequest = json::read(body)?;
     let model = required_model(&mut raw)?;
-    let prompt = match raw.prompt.take() {
-        None => return Err(ApiError::invalid("prompt", "this field is required")),
-        Some(Prompt::Text(text)) if text.is_empty() => {
-            return Err(ApiError::invalid("prompt", "must not be empty"));
-        }
-        Some(Prompt::Tokens(tokens)) if tokens.is_empty() => {
-            return Err(ApiError::invalid("prompt", "must not be empty"));
-        }
-        Some(prompt) => prompt,
-    };
+    let prompts = raw.prompt.take().map_or_else(Vec::new, |prompts| prompts.0);
+    if prompts.is_empty() {
+        return Err(ApiError::invalid("prompt", "this field is required"));
+    }
     let mut options = options::read(&mut raw)?;
     options.logprobs = logprobs(raw.logprobs)?;
     let echo = raw.echo.unwrap_or(false);
@@ -45,9 +39,17 @@ pub fn parse_completion(body: &[u8], unknown: UnknownFields) -> Result<Completio
         let text = "log-probabilities of the prompt are not offered yet; leave out echo or logprobs";
         return Err(ApiError::not_offered("logprobs", text));
     }
+    let answers = prompts.len() * options.choices.computed as usize;
+    if answers > LIMITS.answers {
+        let text = format!(
+            "{answers} answers, prompts times choices, are more than {}",
+            LIMITS.answers
+        );
+        return Err(ApiError::invalid("prompt", text));
+    }
     Ok(CompletionRequest {
         model,
-        prompt,
+        prompts,
         echo,
         options,
     })

@@ -5,6 +5,7 @@
 //! tokenizer or HTTP's transport.
 
 mod chat;
+mod chat_answer;
 mod completion;
 mod error;
 mod json;
@@ -22,6 +23,9 @@ mod tokens;
 mod values;
 
 pub use chat::{ChatRequest, parse_chat};
+pub use chat_answer::{
+    AssistantMessage, ChatAnswer, ChatChoice, ChatChunk, ChatChunkChoice, Delta, ToolCall, ToolCallDelta,
+};
 pub use completion::{CompletionRequest, parse_completion};
 pub use error::{ApiError, ErrorBody};
 pub use limits::{LIMITS, Limits, NumberRange, WholeRange};
@@ -29,12 +33,9 @@ pub use logprobs::{ChatLogprobs, CompletionLogprobs, LogprobEntry, LogprobRival,
 pub use message::{Message, Role};
 pub use models::{ModelList, ModelObject};
 pub use names::UnknownFields;
-pub use options::Options;
+pub use options::{Choices, Options};
 pub use prompt::Prompt;
-pub use response::{
-    ChatAnswer, ChatChoice, ChatChunk, ChatChunkChoice, CompletionAnswer, CompletionChoice, Delta, Envelope,
-    FinishWord, Usage,
-};
+pub use response::{CompletionAnswer, CompletionChoice, Envelope, FinishWord, Usage};
 pub use tokens::{
     DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest, TokenizedText, parse_detokenize,
     parse_tokenize,

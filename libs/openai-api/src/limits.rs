@@ -41,8 +41,12 @@ pub struct Limits {
     pub metadata_entries: usize,
     /// Entries of `chat_template_kwargs`.
     pub template_arguments: usize,
-    /// Choices per request.
+    /// Choices for each prompt.
     pub choices: WholeRange,
+    /// Prompts of one request for completions.
+    pub prompts: usize,
+    /// Answers computed for one request: its prompts times the choices of each.
+    pub answers: usize,
     /// Tokens to generate; the model's context bounds it further.
     pub max_tokens: WholeRange,
     /// Tokens before which nothing ends the answer.
@@ -94,6 +98,8 @@ pub const LIMITS: Limits = Limits {
     metadata_entries: 16,
     template_arguments: 16,
     choices: WholeRange { min: 1, max: 8 },
+    prompts: 64,
+    answers: 128,
     max_tokens: WholeRange { min: 1, max: 1 << 20 },
     min_tokens: WholeRange { min: 0, max: 1 << 20 },
     stop_strings: 4,

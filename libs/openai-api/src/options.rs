@@ -27,6 +27,8 @@ pub struct Options {
     pub logit_bias: Vec<(TokenId, f32)>,
     /// A client's own seed.
     pub seed: Option<u64>,
+    /// How many answers to each prompt.
+    pub choices: Choices,
     /// Report log-probabilities, and this many rivals of each token.
     pub logprobs: Option<u8>,
     /// Tokens to generate at most.
@@ -51,6 +53,21 @@ pub struct Options {
     pub cache_salt: Option<String>,
     /// Whether the answer names its service tier: it does when the client named one.
     pub names_service_tier: bool,
+}
+
+/// How many answers to each prompt are computed, and how many of them are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choices {
+    /// Told to the client.
+    pub told: u32,
+    /// Computed; the most likely ones of them are told. At least `told`.
+    pub computed: u32,
+}
+
+impl Default for Choices {
+    fn default() -> Self {
+        Self { told: 1, computed: 1 }
+    }
 }
 
 impl Options {
@@ -109,6 +126,7 @@ pub(crate) fn read(raw: &mut RawRequest) -> Result<Options, ApiError> {
     read_sampling(raw, &mut options)?;
     read_lengths(raw, &mut options)?;
     read_delivery(raw, &mut options)?;
+    options.choices = read_choices(raw, options.stream)?;
     Ok(options)
 }
 
@@ -141,13 +159,22 @@ fn read_sampling(raw: &mut RawRequest, options: &mut Options) -> Result<(), ApiE
         let bias = number_in("logit_bias", Some(Number(bias)), LIMITS.logit_bias)?.unwrap_or(0.0);
         options.logit_bias.push((token, bias));
     }
-    let several = "more than one choice for each request is not offered yet; send several requests";
-    for (name, value) in [("n", raw.n), ("best_of", raw.best_of)] {
-        if whole_in(name, value, LIMITS.choices)?.is_some_and(|choices| choices > 1) {
-            return Err(ApiError::not_offered(name, several));
-        }
-    }
     Ok(())
+}
+
+/// `n` and `best_of`. A stream cannot be ranked before it is over.
+fn read_choices(raw: &RawRequest, is_streamed: bool) -> Result<Choices, ApiError> {
+    let told = count_in("n", raw.n, LIMITS.choices)?.unwrap_or(1);
+    let computed = count_in("best_of", raw.best_of, LIMITS.choices)?.unwrap_or(told);
+    if computed < told {
+        let text = format!("{computed} is less than n ({told})");
+        return Err(ApiError::invalid("best_of", text));
+    }
+    if computed > told && is_streamed {
+        let text = "the best answers are known only when all are complete; leave out best_of or stream";
+        return Err(ApiError::invalid("best_of", text));
+    }
+    Ok(Choices { told, computed })
 }
 
 fn read_lengths(raw: &RawRequest, options: &mut Options) -> Result<(), ApiError> {

@@ -1,4 +1,4 @@
-//! `prompt` of `/v1/completions`: text or token ids, alone or as a list of one.
+//! `prompt` of `/v1/completions`: text or token ids, alone or as a list.
 
 use std::fmt;
 
@@ -18,29 +18,30 @@ pub enum Prompt {
     Tokens(Vec<TokenId>),
 }
 
-const MANY: &str = "a list of several prompts is not offered yet; send one request for each";
+/// All prompts of a request: one or more, none of them empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Prompts(pub(crate) Vec<Prompt>);
 
-impl<'de> Deserialize<'de> for Prompt {
+impl<'de> Deserialize<'de> for Prompts {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Reader;
         impl<'de> Visitor<'de> for Reader {
-            type Value = Prompt;
+            type Value = Prompts;
             fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-                out.write_str("a string, a list of token ids, or a list of one of these")
+                out.write_str("a string, a list of token ids, or a list of strings or of lists of token ids")
             }
-            fn visit_str<E: Error>(self, text: &str) -> Result<Prompt, E> {
-                Ok(Prompt::Text(text.to_owned()))
+            fn visit_str<E: Error>(self, text: &str) -> Result<Prompts, E> {
+                one(Prompt::Text(text.to_owned())).map(|prompt| Prompts(vec![prompt]))
             }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Prompt, A::Error> {
-                let whole = match list.next_element::<Entry>()? {
-                    None => return Err(A::Error::custom("must not be empty")),
-                    Some(Entry::Token(first)) => return rest_of_tokens(first, list),
-                    Some(Entry::Text(text)) => Prompt::Text(text),
-                    Some(Entry::Tokens(tokens)) => Prompt::Tokens(tokens),
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Prompts, A::Error> {
+                let Some(first) = list.next_element::<Entry>()? else {
+                    return Err(A::Error::custom("must not be empty"));
                 };
-                match list.next_element::<serde::de::IgnoredAny>()? {
-                    None => Ok(whole),
-                    Some(_) => Err(A::Error::custom(MANY)),
+                match first {
+                    Entry::Token(first) => {
+                        rest_of_tokens(first, list).map(|tokens| Prompts(vec![Prompt::Tokens(tokens)]))
+                    }
+                    first @ (Entry::Text(_) | Entry::Tokens(_)) => rest_of_prompts(first, list),
                 }
             }
         }
@@ -48,7 +49,34 @@ impl<'de> Deserialize<'de> for Prompt {
     }
 }
 
-fn rest_of_tokens<'de, A: SeqAccess<'de>>(first: TokenId, mut list: A) -> Result<Prompt, A::Error> {
+fn rest_of_prompts<'de, A: SeqAccess<'de>>(first: Entry, mut list: A) -> Result<Prompts, A::Error> {
+    let (mut prompts, mut next) = (Vec::new(), Some(first));
+    while let Some(entry) = next {
+        if prompts.len() == LIMITS.prompts {
+            return Err(A::Error::custom(format!("more than {} prompts", LIMITS.prompts)));
+        }
+        prompts.push(one(match entry {
+            Entry::Text(text) => Prompt::Text(text),
+            Entry::Tokens(tokens) => Prompt::Tokens(tokens),
+            Entry::Token(_) => return Err(A::Error::custom("token ids and whole prompts are mixed")),
+        })?);
+        next = list.next_element()?;
+    }
+    Ok(Prompts(prompts))
+}
+
+fn one<E: Error>(prompt: Prompt) -> Result<Prompt, E> {
+    let is_empty = match &prompt {
+        Prompt::Text(text) => text.is_empty(),
+        Prompt::Tokens(tokens) => tokens.is_empty(),
+    };
+    if is_empty {
+        return Err(E::custom("must not be empty"));
+    }
+    Ok(prompt)
+}
+
+fn rest_of_tokens<'de, A: SeqAccess<'de>>(first: TokenId, mut list: A) -> Result<Vec<TokenId>, A::Error> {
     let mut tokens = vec![first];
     while let Some(Token(token)) = list.next_element()? {
         if tokens.len() == LIMITS.prompt_tokens {
@@ -59,7 +87,7 @@ fn rest_of_tokens<'de, A: SeqAccess<'de>>(first: TokenId, mut list: A) -> Result
         }
         tokens.push(token);
     }
-    Ok(Prompt::Tokens(tokens))
+    Ok(tokens)
 }
 
 /// The first entry of the list decides what the list is.

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::message::Message;
-use crate::prompt::Prompt;
+use crate::prompt::Prompts;
 use crate::shape::Shape;
 use crate::values::{Bounded, LogitBias, Logprobs, Number, Stop, Token, Whole};
 use crate::{ApiError, LIMITS, WholeRange};
@@ -14,7 +14,7 @@ use crate::{ApiError, LIMITS, WholeRange};
 pub(crate) struct RawRequest {
     pub(crate) model: Option<String>,
     pub(crate) messages: Option<Bounded<Message, { LIMITS.messages }>>,
-    pub(crate) prompt: Option<Prompt>,
+    pub(crate) prompt: Option<Prompts>,
     pub(crate) stream: Option<bool>,
     pub(crate) stream_options: Option<RawStreamOptions>,
     pub(crate) user: Option<String>,

@@ -72,7 +72,8 @@ pub fn parse_tokenize(body: &[u8], unknown: UnknownFields) -> Result<TokenizeReq
     let mut raw: RawRequest = json::read(body)?;
     let return_token_strs = raw.return_token_strs.unwrap_or(false);
     let special = raw.add_special_tokens;
-    let (text, add_special_tokens) = match (raw.prompt.take(), raw.messages.is_some()) {
+    let prompts = raw.prompt.take().map(|prompts| prompts.0);
+    let (text, add_special_tokens) = match (prompts, raw.messages.is_some()) {
         (Some(_), true) => {
             return Err(ApiError::invalid(
                 "prompt",
@@ -86,13 +87,15 @@ pub fn parse_tokenize(body: &[u8], unknown: UnknownFields) -> Result<TokenizeReq
             let chat = from_raw(raw)?;
             (TokenizedText::Chat(Box::new(chat)), special.unwrap_or(false))
         }
-        (Some(Prompt::Tokens(_)), false) => {
-            return Err(ApiError::invalid("prompt", "must be a string here"));
-        }
-        (Some(Prompt::Text(text)), false) => {
-            let model = required_model(&mut raw)?;
-            (TokenizedText::Prompt { model, text }, special.unwrap_or(true))
-        }
+        (Some(mut prompts), false) => match (prompts.pop(), prompts.is_empty()) {
+            (Some(Prompt::Text(text)), true) => {
+                let model = required_model(&mut raw)?;
+                (TokenizedText::Prompt { model, text }, special.unwrap_or(true))
+            }
+            (Some(Prompt::Text(_) | Prompt::Tokens(_)) | None, _) => {
+                return Err(ApiError::invalid("prompt", "must be one string here"));
+            }
+        },
     };
     Ok(TokenizeRequest {
         text,

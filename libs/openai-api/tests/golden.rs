@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use vlinders_openai_api::{
-    ApiError, ChatAnswer, ChatChoice, ChatChunk, ChatChunkChoice, ChatLogprobs, CompletionAnswer,
-    CompletionChoice, CompletionLogprobs, Delta, Envelope, FinishWord, ModelList, ModelObject, TextOffsets,
-    Usage,
+    ApiError, AssistantMessage, ChatAnswer, ChatChoice, ChatChunk, ChatChunkChoice, ChatLogprobs,
+    CompletionAnswer, CompletionChoice, CompletionLogprobs, Delta, Envelope, FinishWord, ModelList,
+    ModelObject, TextOffsets, ToolCall, ToolCallDelta, Usage,
 };
 use vlinders_types::{TokenCounts, TokenLogprob};
 
@@ -67,17 +67,36 @@ fn chat_answers_keep_their_shape() {
         service_tier: Some("default"),
         ..envelope("chatcmpl-1")
     };
-    let choice = ChatChoice {
-        content: "Hello",
+    let said = ChatChoice {
+        index: 0,
+        message: AssistantMessage {
+            content: Some("Hello"),
+            ..AssistantMessage::default()
+        },
         logprobs: Some(ChatLogprobs::new(&logprobs())),
         finish_reason: FinishWord::Stop,
+    };
+    let calls = [ToolCall {
+        id: "call_1".into(),
+        name: "look".into(),
+        arguments: "{}".into(),
+    }];
+    let called = ChatChoice {
+        index: 1,
+        message: AssistantMessage {
+            content: None,
+            reasoning_content: Some("I must look."),
+            tool_calls: &calls,
+        },
+        logprobs: None,
+        finish_reason: FinishWord::ToolCalls,
     };
     check(
         "chat_answer.json",
         &ChatAnswer {
             envelope: &envelope,
-            choice,
-            usage: usage(),
+            choices: &[said, called],
+            usage: usage().with_reasoning(1),
         },
     );
 }
@@ -85,13 +104,35 @@ fn chat_answers_keep_their_shape() {
 #[test]
 fn chat_chunks_keep_their_shape() {
     let envelope = envelope("chatcmpl-1");
+    let delta = |delta, finish_reason| {
+        Some(ChatChunkChoice {
+            index: 0,
+            delta,
+            logprobs: None,
+            finish_reason,
+        })
+    };
     let first = Delta {
         role: Some("assistant"),
         content: Some(""),
+        ..Delta::default()
     };
-    let text = Delta {
-        role: None,
-        content: Some("Hi"),
+    let thought = Delta {
+        reasoning_content: Some("Hm"),
+        ..Delta::default()
+    };
+    let call = |call| Delta {
+        tool_calls: Some([call]),
+        ..Delta::default()
+    };
+    let text = ChatChunkChoice {
+        index: 1,
+        delta: Delta {
+            content: Some("Hi"),
+            ..Delta::default()
+        },
+        logprobs: Some(ChatLogprobs::new(&logprobs()[..1])),
+        finish_reason: None,
     };
     let chunk = |choice, usage| ChatChunk {
         envelope: &envelope,
@@ -99,23 +140,12 @@ fn chat_chunks_keep_their_shape() {
         usage,
     };
     let chunks = [
-        chunk(Some(ChatChunkChoice::new(first, None, None)), None),
-        chunk(
-            Some(ChatChunkChoice::new(
-                text,
-                Some(ChatLogprobs::new(&logprobs()[..1])),
-                None,
-            )),
-            Some(None),
-        ),
-        chunk(
-            Some(ChatChunkChoice::new(
-                Delta::default(),
-                None,
-                Some(FinishWord::Length),
-            )),
-            Some(None),
-        ),
+        chunk(delta(first, None), None),
+        chunk(delta(thought, None), None),
+        chunk(delta(call(ToolCallDelta::begin(0, "call_1", "look")), None), None),
+        chunk(delta(call(ToolCallDelta::arguments(0, "{}")), None), None),
+        chunk(Some(text), Some(None)),
+        chunk(delta(Delta::default(), Some(FinishWord::Length)), Some(None)),
         chunk(None, Some(Some(usage()))),
     ];
     check("chat_chunks.json", &chunks);
@@ -125,26 +155,23 @@ fn chat_chunks_keep_their_shape() {
 fn completion_answers_and_chunks_keep_their_shape() {
     let envelope = envelope("cmpl-1");
     let lists = CompletionLogprobs::new(&logprobs(), 2, &mut TextOffsets::default());
+    let choice = |text, logprobs, finish_reason| CompletionChoice {
+        index: 0,
+        text,
+        logprobs,
+        finish_reason,
+    };
+    let answer = |choices, usage| CompletionAnswer {
+        envelope: &envelope,
+        choices,
+        usage,
+    };
+    let whole = [choice("Hello", Some(lists), Some(FinishWord::Stop))];
+    let news = [choice("He", None, None)];
     let answers = [
-        CompletionAnswer {
-            envelope: &envelope,
-            choice: Some(CompletionChoice::new(
-                "Hello",
-                Some(lists),
-                Some(FinishWord::Stop),
-            )),
-            usage: Some(Some(usage())),
-        },
-        CompletionAnswer {
-            envelope: &envelope,
-            choice: Some(CompletionChoice::new("He", None, None)),
-            usage: Some(None),
-        },
-        CompletionAnswer {
-            envelope: &envelope,
-            choice: None,
-            usage: Some(Some(usage())),
-        },
+        answer(&whole, Some(Some(usage()))),
+        answer(&news, Some(None)),
+        answer(&[], Some(Some(usage()))),
     ];
     check("completion_answers.json", &answers);
 }

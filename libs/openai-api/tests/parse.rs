@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use vlinders_openai_api::{ApiError, LIMITS, Prompt, UnknownFields, parse_chat, parse_completion};
+use vlinders_openai_api::{ApiError, Choices, LIMITS, Prompt, UnknownFields, parse_chat, parse_completion};
 
 fn chat(extra: &Value) -> Result<vlinders_openai_api::ChatRequest, ApiError> {
     parse_chat(
@@ -182,7 +182,6 @@ fn fields_that_contradict_each_other_are_named() {
 #[test]
 fn known_parameters_that_are_not_offered_are_refused_by_name() {
     for (name, value) in [
-        ("n", json!(2)),
         ("tools", json!([{}])),
         ("tool_choice", json!("required")),
         ("functions", json!([{}])),
@@ -208,11 +207,7 @@ fn known_parameters_that_are_not_offered_are_refused_by_name() {
             "{error}"
         );
     }
-    for (name, value) in [
-        ("suffix", json!("x")),
-        ("best_of", json!(2)),
-        ("messages", json!([])),
-    ] {
+    for (name, value) in [("suffix", json!("x")), ("messages", json!([]))] {
         assert_eq!(
             completion(&json!({name: value})).unwrap_err().param.as_deref(),
             Some(name)
@@ -221,20 +216,59 @@ fn known_parameters_that_are_not_offered_are_refused_by_name() {
 }
 
 #[test]
-fn a_prompt_may_be_text_or_tokens_or_a_list_of_one() {
-    for (value, prompt) in [
-        (json!("a"), Prompt::Text("a".into())),
-        (json!(["a"]), Prompt::Text("a".into())),
-        (json!([1, 2]), Prompt::Tokens(vec![1, 2])),
-        (json!([[1, 2]]), Prompt::Tokens(vec![1, 2])),
+fn choices_are_told_and_computed() {
+    let choices = |value: &Value| completion(value).map(|request| request.options.choices);
+    let of = |told, computed| Ok(Choices { told, computed });
+    for (value, expected) in [
+        (json!({}), of(1, 1)),
+        (json!({"n": 3}), of(3, 3)),
+        (json!({"best_of": 4}), of(1, 4)),
+        (json!({"n": 2, "best_of": 2, "stream": true}), of(2, 2)),
     ] {
-        assert_eq!(completion(&json!({"prompt": value})).unwrap().prompt, prompt);
+        assert_eq!(choices(&value), expected);
     }
     for (value, text) in [
+        (json!({"n": 3, "best_of": 2}), "best_of: 2 is less than n (3)"),
         (
-            json!(["a", "b"]),
-            "prompt: a list of several prompts is not offered yet; send one request for each",
+            json!({"best_of": 2, "stream": true}),
+            "best_of: the best answers are known only when all are complete; leave out best_of or stream",
         ),
+        (json!({"n": 9}), "n: 9 is out of range (1 to 8)"),
+        (json!({"best_of": 0}), "best_of: 0 is out of range (1 to 8)"),
+        (
+            json!({"n": 8, "prompt": vec!["a"; 17]}),
+            "prompt: 136 answers, prompts times choices, are more than 128",
+        ),
+    ] {
+        assert_eq!(choices(&value).unwrap_err().message, text);
+    }
+    assert_eq!(
+        chat(&json!({"n": 8})).unwrap().options.choices,
+        Choices { told: 8, computed: 8 }
+    );
+    assert_eq!(
+        chat_error(&json!({"best_of": 2})).param.as_deref(),
+        Some("best_of")
+    );
+}
+
+#[test]
+fn prompts_may_be_text_or_tokens_or_a_list_of_either() {
+    let (text, tokens) = (Prompt::Text("a".into()), Prompt::Tokens(vec![1, 2]));
+    for (value, prompts) in [
+        (json!("a"), vec![text.clone()]),
+        (json!(["a"]), vec![text.clone()]),
+        (json!([1, 2]), vec![tokens.clone()]),
+        (json!([[1, 2]]), vec![tokens.clone()]),
+        (json!(["a", "a"]), vec![text.clone(), text]),
+        (json!([[1, 2], [1, 2]]), vec![tokens.clone(), tokens]),
+    ] {
+        assert_eq!(completion(&json!({"prompt": value})).unwrap().prompts, prompts);
+    }
+    for (value, text) in [
+        (json!(["a", ""]), "prompt: must not be empty"),
+        (json!(["a", 1]), "prompt: token ids and whole prompts are mixed"),
+        (json!(vec!["a"; 65]), "prompt: more than 64 prompts"),
         (json!([]), "prompt: must not be empty"),
         (json!([[]]), "prompt: must not be empty"),
         (json!(""), "prompt: must not be empty"),

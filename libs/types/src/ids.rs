@@ -25,6 +25,16 @@ impl RequestId {
     }
 }
 
+impl RequestId {
+    /// The id of the request's choice of this index, which is a sequence of its own; the first one's is the request's.
+    #[must_use]
+    pub const fn of_choice(self, index: u32) -> Self {
+        const RANDOM: u128 = (1 << 80) - 1;
+        // Ids that came in the same millisecond differ in 80 random bits: none is so near another.
+        Self((self.0 & !RANDOM) | (self.0.wrapping_add(index as u128) & RANDOM))
+    }
+}
+
 impl fmt::Display for RequestId {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = [0_u8; ULID_CHARS];
@@ -200,6 +210,14 @@ mod tests {
         fn any_text_is_an_id_or_an_error(text in ".{0,30}") {
             let _ = text.parse::<RequestId>();
         }
+    }
+
+    #[test]
+    fn ids_of_choices_differ_and_keep_their_time() {
+        let id = RequestId::from_parts(7, u128::MAX);
+        assert_eq!(id.of_choice(0), id);
+        assert_eq!(id.of_choice(1), RequestId::from_parts(7, 0));
+        assert_eq!(id.of_choice(3), RequestId::from_parts(7, 2));
     }
 
     #[test]

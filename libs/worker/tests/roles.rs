@@ -1,5 +1,6 @@
 //! Workers in every layout give the same tokens, one end and one usage event per request, and leave nothing behind.
 
+mod choices;
 mod leaving;
 mod seams;
 mod world;

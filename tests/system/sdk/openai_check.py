@@ -144,6 +144,17 @@ class Chat(Case):
             self.create(messages=parts).choices[0].message.content, self.create().choices[0].message.content
         )
 
+    def test_several_choices_come_whole_and_streamed(self) -> None:
+        wishes = {"n": 3, "seed": 4, "temperature": 1.5, "max_tokens": 20}
+        answer = self.create(**wishes)
+        self.assertEqual([choice.index for choice in answer.choices], [0, 1, 2])
+        texts = [choice.message.content for choice in answer.choices]
+        streamed = ["", "", ""]
+        for chunk in self.create(**wishes, stream=True):
+            for choice in chunk.choices:
+                streamed[choice.index] += choice.delta.content or ""
+        self.assertEqual(streamed, texts)
+
     def test_a_conversation_goes_on(self) -> None:
         said = self.create().choices[0].message
         messages = [*QUESTION, said.model_dump(), {"role": "user", "content": "Thank you"}]
@@ -201,7 +212,7 @@ class Errors(Case):
         self.assertEqual((error.param, error.code), ("temprature", "unknown_parameter"))
 
     def test_what_is_not_offered_is_refused_by_name(self) -> None:
-        self.assertEqual(self.refused(openai.BadRequestError, n=2).param, "n")
+        self.assertEqual(self.refused(openai.BadRequestError, verbosity="low").param, "verbosity")
 
     def test_a_prompt_that_is_too_long_says_so(self) -> None:
         long = [{"role": "user", "content": "butterfly " * 5000}]

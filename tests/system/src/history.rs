@@ -168,6 +168,7 @@ mod tests {
     fn reply(tokens: &[&str]) -> Reply {
         Reply {
             id: format!("chatcmpl-{ID}"),
+            pieces: Vec::new(),
             text: tokens.concat(),
             tokens: tokens.iter().map(|token| json!({"token": token})).collect(),
             finish_reasons: vec!["length".to_owned()],

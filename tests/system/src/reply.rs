@@ -8,8 +8,10 @@ use serde_json::{Value, json};
 pub struct Reply {
     /// `chatcmpl-…` or `cmpl-…`.
     pub id: String,
-    /// Its text.
+    /// Its text, all choices together in the order they came.
     pub text: String,
+    /// The same in pieces, each with the index of its choice.
+    pub pieces: Vec<(usize, String)>,
     /// One entry for each token, in one form for both endpoints.
     pub tokens: Vec<Value>,
     /// Every finish reason there was. A good answer has exactly one.
@@ -93,8 +95,10 @@ impl Reply {
                 &choice["message"]["content"],
                 &choice["delta"]["content"],
             ];
+            let index = choice["index"].as_u64().context("a choice without index")?;
             for text in text.iter().filter_map(|text| text.as_str()) {
                 self.text.push_str(text);
+                self.pieces.push((usize::try_from(index)?, text.to_owned()));
             }
             self.finish_reasons
                 .extend(choice["finish_reason"].as_str().map(str::to_owned));

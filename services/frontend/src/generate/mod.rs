@@ -1,9 +1,11 @@
 //! `/v1/chat/completions` and `/v1/completions`: check, prepare, enqueue, answer.
 
+mod choices;
 mod failure;
 mod prepare;
 mod sse;
 mod submit;
+mod tally;
 mod unary;
 mod writer;
 
@@ -95,17 +97,17 @@ async fn answer(
     let body = read_json(app, request).await?;
     let mut tokenize = trace.below("tokenize");
     let prepared = app.preparer.prepare(Arc::clone(app), endpoint, body).await?;
-    tokenize.set("gen_ai.usage.input_tokens", prepared.prompt_ids.len() as u64);
+    tokenize.set("gen_ai.usage.input_tokens", prepared.prompt_tokens() as u64);
     tokenize.end();
     trace.prepared(endpoint, &prepared);
     let record = Arc::clone(&context.record);
-    record.prepared(&prepared.model.name, prepared.prompt_ids.len());
+    record.prepared(&prepared.model.name, prepared.prompt_tokens());
     let submission = submit::Submission {
         request_id: context.request_id,
         caller,
         trace,
     };
-    let is_streamed = prepared.is_streamed;
+    let (is_streamed, choices) = (prepared.is_streamed, prepared.choices);
     let (claim, writer) = submit::submit(app, submission, prepared).await?;
     record.enqueued(claim.share());
     if is_streamed {
@@ -116,6 +118,6 @@ async fn answer(
         };
         sse::respond(answer, app.config.keep_alive).await
     } else {
-        unary::respond(claim, writer, &record).await
+        unary::respond(claim, writer, choices, &record).await
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 use vlinders_openai_api::{
-    ApiError, ChatRequest, CompletionRequest, LIMITS, Options, Prompt, parse_chat, parse_completion,
+    ApiError, ChatRequest, Choices, CompletionRequest, LIMITS, Options, Prompt, parse_chat, parse_completion,
 };
 use vlinders_text::{ChatInput, TextError};
 use vlinders_types::{SamplingParams, StopRules, TokenId};
@@ -20,8 +20,12 @@ use crate::http::HeldBody;
 pub(crate) struct Prepared {
     pub(crate) model: Arc<ServedModel>,
     pub(crate) asked_model: String,
-    pub(crate) prompt_ids: Vec<TokenId>,
+    /// At least one.
+    pub(crate) prompts: Vec<PreparedPrompt>,
+    /// Answers to each prompt.
+    pub(crate) choices: Choices,
     pub(crate) sampling: SamplingParams,
+    /// What holds for every prompt; the limit on tokens is each prompt's own.
     pub(crate) stop: StopRules,
     pub(crate) priority: i32,
     pub(crate) cache_salt: Option<String>,
@@ -29,6 +33,20 @@ pub(crate) struct Prepared {
     pub(crate) includes_usage: bool,
     pub(crate) names_service_tier: bool,
     pub(crate) shape: AnswerShape,
+}
+
+/// One prompt.
+pub(crate) struct PreparedPrompt {
+    pub(crate) ids: Vec<TokenId>,
+    /// Tokens that each answer may have.
+    pub(crate) max_tokens: u32,
+}
+
+impl Prepared {
+    /// Tokens of all prompts.
+    pub(crate) fn prompt_tokens(&self) -> usize {
+        self.prompts.iter().map(|prompt| prompt.ids.len()).sum()
+    }
 }
 
 /// Prepares a bounded number of requests at a time.
@@ -109,7 +127,7 @@ fn prepare_chat(app: &App, request: ChatRequest) -> Result<Prepared, ApiError> {
         app,
         model,
         request.model,
-        ("messages", prompt_ids),
+        ("messages", vec![prompt_ids]),
         request.options,
         shape,
     )
@@ -146,33 +164,35 @@ pub(crate) fn chat_prompt(
 
 fn prepare_completion(app: &App, request: CompletionRequest) -> Result<Prepared, ApiError> {
     let model = find_model(app, &request.model)?;
-    let (prompt_ids, text) = match request.prompt {
-        Prompt::Text(text) => {
-            let ids = model
-                .text
-                .encode(&text, true)
-                .map_err(|error| text_error("prompt", &error))?;
-            (ids, text)
-        }
-        Prompt::Tokens(ids) => {
-            check_tokens("prompt", ids.iter().copied(), &model)?;
-            let text = if request.echo {
-                model.text.decode(&ids)
-            } else {
-                String::new()
-            };
-            (ids, text)
-        }
-    };
+    let (mut prompts, mut echo) = (Vec::new(), Vec::new());
+    for prompt in request.prompts {
+        let (ids, text) = match prompt {
+            Prompt::Text(text) => {
+                let ids = model.text.encode(&text, true);
+                (ids.map_err(|error| text_error("prompt", &error))?, text)
+            }
+            Prompt::Tokens(ids) => {
+                check_tokens("prompt", ids.iter().copied(), &model)?;
+                let text = if request.echo {
+                    model.text.decode(&ids)
+                } else {
+                    String::new()
+                };
+                (ids, text)
+            }
+        };
+        prompts.push(ids);
+        echo.push(text);
+    }
     let shape = AnswerShape::Completion {
         rivals: request.options.logprobs,
-        echo: request.echo.then_some(text),
+        echo: request.echo.then_some(echo),
     };
     finish(
         app,
         model,
         request.model,
-        ("prompt", prompt_ids),
+        ("prompt", prompts),
         request.options,
         shape,
     )
@@ -182,7 +202,7 @@ fn finish(
     app: &App,
     model: Arc<ServedModel>,
     asked_model: String,
-    (prompt_name, prompt_ids): (&str, Vec<TokenId>),
+    (prompt_name, prompts): (&str, Vec<Vec<TokenId>>),
     options: Options,
     shape: AnswerShape,
 ) -> Result<Prepared, ApiError> {
@@ -201,13 +221,24 @@ fn finish(
             "is more than this model has tokens",
         ));
     }
-    let max_tokens = max_tokens(&model, prompt_name, prompt_ids.len(), &options)?;
+    let prompts = prompts.into_iter().map(|ids| {
+        let max_tokens = max_tokens(&model, prompt_name, ids.len(), &options)?;
+        Ok(PreparedPrompt { ids, max_tokens })
+    });
+    let prompts: Vec<PreparedPrompt> = prompts.collect::<Result<_, ApiError>>()?;
+    let most = prompts.iter().map(|prompt| prompt.max_tokens).max().unwrap_or(1);
+    let mut sampling = options.sampling(&default_sampling(&model), app.entropy.next_u64());
+    if options.choices.computed > options.choices.told {
+        // The most likely answers are found by their tokens' log-probabilities.
+        sampling.logprobs = sampling.logprobs.or(Some(0));
+    }
     Ok(Prepared {
-        sampling: options.sampling(&default_sampling(&model), app.entropy.next_u64()),
-        stop: options.stop_rules(max_tokens),
+        sampling,
+        stop: options.stop_rules(most),
+        choices: options.choices,
         model,
         asked_model,
-        prompt_ids,
+        prompts,
         priority: options.priority,
         cache_salt: options.cache_salt,
         is_streamed: options.stream,

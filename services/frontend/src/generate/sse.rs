@@ -11,7 +11,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use vlinders_openai_api::ApiError;
 
-use super::failure::outcome;
+use super::tally::Tally;
 use super::writer::Writer;
 use crate::http::RequestRecord;
 use crate::streams::{Claim, News};
@@ -30,29 +30,18 @@ pub(crate) struct Answer {
 /// its own status; if none comes for a while, the stream begins without.
 pub(crate) async fn respond(answer: Answer, keep_alive: Duration) -> Result<Response, ApiError> {
     let mut events = Events {
+        tally: Tally::new(&answer.claim),
         answer,
         keep_alive,
         waiting: Vec::new(),
         is_done: false,
     };
-    match tokio::time::timeout(keep_alive, events.answer.claim.stream().next()).await {
-        Ok(news) if news.text.is_empty() && news.logprobs.is_empty() && news.end.is_some() => {
-            let News { end, .. } = news;
-            let end = end.expect("just looked at");
-            events.answer.record.ended(&end);
-            let (finish, counts) = outcome(end)?;
-            let Events { answer, waiting, .. } = &mut events;
-            let writer = &mut answer.writer;
-            writer.opening(waiting);
-            writer.closing(waiting, finish, counts);
-            events.is_done = true;
-        }
-        Ok(news) => {
-            events.answer.writer.opening(&mut events.waiting);
-            events.write(news);
-        }
+    match tokio::time::timeout(keep_alive, events.answer.claim.next()).await {
+        // Nothing was written before it: it may still be answered with a status of its own.
+        Ok((index, news)) if news.text.is_empty() && news.logprobs.is_empty() => events.write(index, news)?,
+        Ok((index, news)) => events.write_or_fail(index, news),
         Err(_elapsed) => {
-            events.answer.writer.opening(&mut events.waiting);
+            events.answer.writer.opening(&mut events.waiting, 0);
             events.waiting.extend_from_slice(KEEP_ALIVE);
         }
     }
@@ -74,6 +63,7 @@ pub(crate) async fn respond(answer: Answer, keep_alive: Duration) -> Result<Resp
 /// The events of one stream. Dropped with the body, and its claim with it.
 struct Events {
     answer: Answer,
+    tally: Tally,
     keep_alive: Duration,
     /// Written and not yet taken by the connection.
     waiting: Vec<u8>,
@@ -87,26 +77,47 @@ impl Events {
             if self.is_done {
                 return None;
             }
-            match tokio::time::timeout(self.keep_alive, self.answer.claim.stream().next()).await {
-                Ok(news) => self.write(news),
+            match tokio::time::timeout(self.keep_alive, self.answer.claim.next()).await {
+                Ok((index, news)) => self.write_or_fail(index, news),
                 Err(_elapsed) => self.waiting.extend_from_slice(KEEP_ALIVE),
             }
         }
         Some(std::mem::take(&mut self.waiting).into())
     }
 
-    fn write(&mut self, news: News) {
-        let Answer { writer, record, .. } = &mut self.answer;
-        writer.news(&mut self.waiting, &news.text, &news.logprobs);
-        let Some(end) = news.end else { return };
-        self.is_done = true;
-        record.ended(&end);
-        match outcome(end) {
-            Ok((finish, counts)) => writer.closing(&mut self.waiting, finish, counts),
-            Err(error) => {
-                record.failed(error.code);
-                Writer::failure(&mut self.waiting, &error);
-            }
+    fn write_or_fail(&mut self, index: usize, news: News) {
+        if let Err(error) = self.write(index, news) {
+            self.answer.record.failed(error.code);
+            Writer::failure(&mut self.waiting, &error);
+            self.is_done = true;
         }
+    }
+
+    /// Writes what is new of one choice. An error ends the whole stream; nothing is written of it here.
+    fn write(&mut self, index: usize, news: News) -> Result<(), ApiError> {
+        let Answer {
+            claim,
+            writer,
+            record,
+        } = &mut self.answer;
+        let News {
+            ids: _,
+            text,
+            logprobs,
+            end,
+        } = news;
+        let is_news = end.is_none() || !text.is_empty() || !logprobs.is_empty();
+        if is_news {
+            writer.news(&mut self.waiting, index, &text, &logprobs);
+        }
+        let Some(end) = end else { return Ok(()) };
+        let finish = self.tally.end(claim, index, end, record)?;
+        writer.opening(&mut self.waiting, index);
+        writer.choice_end(&mut self.waiting, index, finish);
+        if let Some(counts) = self.tally.complete() {
+            writer.closing(&mut self.waiting, counts);
+            self.is_done = true;
+        }
+        Ok(())
     }
 }

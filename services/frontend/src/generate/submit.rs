@@ -7,7 +7,8 @@ use vlinders_types::{Request, RequestId, Task, TextRules};
 use vlinders_wire::encode_request;
 use vlinders_wire::subjects::{request_message_id, request_subject};
 
-use super::prepare::Prepared;
+use super::choices::seed_of_choice;
+use super::prepare::{Prepared, PreparedPrompt};
 use super::writer::{AnswerShape, Writer};
 use crate::Caller;
 use crate::app::App;
@@ -36,19 +37,12 @@ pub(crate) async fn submit(
         let text = "the server is shutting down; try again";
         return Err(ApiError::new(503, "shutting_down", text).with_retry_after(QUEUE_RETRY_S));
     }
-    let span = submission.trace.span.clone();
-    let (request, writer) = split(app, submission, prepared);
-    let spec = StreamSpec {
-        request,
-        span,
-        deadline: Instant::now() + app.config.request_deadline,
-        buffer_bytes: app.config.stream_buffer_bytes,
-    };
-    let claim = app.streams.open(spec).map_err(|_too_many| {
+    let (specs, writer) = split(app, submission, prepared);
+    let claim = app.streams.open(specs).map_err(|_too_many| {
         ApiError::new(503, "overloaded", "too many requests are running; try again soon")
             .with_retry_after(QUEUE_RETRY_S)
     })?;
-    let request = &claim.stream().spec.request;
+    let request = claim.request(0);
     let subject = Subject::new(request_subject(&request.model, &app.config.queue));
     let message_id = request_message_id(request);
     let payload = encode_request(request);
@@ -56,7 +50,10 @@ pub(crate) async fn submit(
         .bus
         .enqueue(StreamName::Requests, &subject, &message_id, payload);
     match stored.await {
-        Ok(_stored) => Ok((claim, writer)),
+        Ok(_stored) => {
+            claim.begin_others();
+            Ok((claim, writer))
+        }
         Err(error) => Err(refused(claim, &error)),
     }
 }
@@ -84,7 +81,7 @@ fn refused(claim: Claim, error: &BusError) -> ApiError {
         | BusError::InvalidSubject { .. }
         | BusError::NoStream { .. }
         | BusError::Overlap { .. } => {
-            tracing::error!(request = %claim.stream().spec.request.request_id, %error, "request not enqueued");
+            tracing::error!(request = %claim.request(0).request_id, %error, "request not enqueued");
             claim.disown();
             ApiError::new(
                 503,
@@ -97,7 +94,7 @@ fn refused(claim: Claim, error: &BusError) -> ApiError {
 }
 
 /// Parts the prepared request into what goes to the worker and what stays for the answer.
-fn split(app: &App, submission: Submission, prepared: Prepared) -> (Request, Writer) {
+fn split(app: &App, submission: Submission, prepared: Prepared) -> (Vec<StreamSpec>, Writer) {
     let created_ms = app.clock.now_ms();
     let deadline_ms = u64::try_from(app.config.request_deadline.as_millis()).unwrap_or(u64::MAX);
     let prefix = match &prepared.shape {
@@ -112,7 +109,7 @@ fn split(app: &App, submission: Submission, prepared: Prepared) -> (Request, Wri
         service_tier: prepared.names_service_tier.then_some("default"),
     };
     let parent = submission.trace.parent();
-    let request = Request {
+    let pattern = Request {
         request_id: submission.request_id,
         attempt: 0,
         tenant: submission.caller.tenant,
@@ -124,7 +121,7 @@ fn split(app: &App, submission: Submission, prepared: Prepared) -> (Request, Wri
         created_ms,
         deadline_ms: created_ms.saturating_add(deadline_ms),
         stream: prepared.is_streamed,
-        prompt_ids: prepared.prompt_ids,
+        prompt_ids: Vec::new(),
         emitted_ids: Vec::new(),
         sampling: prepared.sampling,
         stop: prepared.stop,
@@ -138,8 +135,35 @@ fn split(app: &App, submission: Submission, prepared: Prepared) -> (Request, Wri
         task: Task::Generate,
         prompt_logprobs: None,
     };
-    (
+    let told = (prepared.choices.told as usize) * prepared.prompts.len();
+    let requests = requests(&pattern, prepared.prompts, prepared.choices.computed);
+    let deadline = Instant::now() + app.config.request_deadline;
+    let specs = requests.into_iter().map(|request| StreamSpec {
+        is_follower: !request.bills_prompt,
         request,
-        Writer::new(envelope, prepared.shape, prepared.includes_usage),
-    )
+        span: submission.trace.span.clone(),
+        deadline,
+        buffer_bytes: app.config.stream_buffer_bytes,
+    });
+    let counts = (told, prepared.choices.told as usize);
+    let writer = Writer::new(envelope, prepared.shape, prepared.includes_usage, counts);
+    (specs.collect(), writer)
+}
+
+/// A request for each choice of each prompt. The first one of each prompt goes before the others and is billed for the
+/// prompt.
+fn requests(pattern: &Request, prompts: Vec<PreparedPrompt>, choices: u32) -> Vec<Request> {
+    let mut requests = Vec::with_capacity(prompts.len() * choices as usize);
+    for (prompt, index) in prompts.iter().zip(0_u32..) {
+        for choice in 0..choices {
+            let mut request = pattern.clone();
+            request.request_id = pattern.request_id.of_choice(index * choices + choice);
+            request.prompt_ids.clone_from(&prompt.ids);
+            request.stop.max_tokens = prompt.max_tokens;
+            request.sampling.seed = seed_of_choice(pattern.sampling.seed, choice);
+            request.bills_prompt = choice == 0;
+            requests.push(request);
+        }
+    }
+    requests
 }

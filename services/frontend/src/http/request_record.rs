@@ -7,7 +7,7 @@ use std::time::Duration;
 use vlinders_service_kit::{TraceContext, rfc3339};
 use vlinders_types::{FinishReason, ModelName, RequestId, TokenCounts};
 
-use crate::streams::{End, Stream};
+use crate::streams::Stream;
 
 /// The finish of a request whose client did not wait for the end of the answer.
 const CLIENT_LEFT: &str = "client_left";
@@ -21,7 +21,8 @@ pub(crate) struct RequestRecord {
 #[derive(Default)]
 struct Known {
     model: Option<ModelName>,
-    stream: Option<Arc<Stream>>,
+    /// While they run, and for good when one of them broke off.
+    streams: Vec<Arc<Stream>>,
     finish: Option<FinishReason>,
     counts: TokenCounts,
     error: Option<&'static str>,
@@ -49,22 +50,25 @@ impl RequestRecord {
         known.counts.prompt = u32::try_from(prompt_tokens).unwrap_or(u32::MAX);
     }
 
-    /// It is in the queue, and this is its way back.
-    pub(crate) fn enqueued(&self, stream: Arc<Stream>) {
-        self.lock().stream = Some(stream);
+    /// It is in the queue, and these are its ways back.
+    pub(crate) fn enqueued(&self, streams: Vec<Arc<Stream>>) {
+        self.lock().streams = streams;
     }
 
-    /// Its stream has come to an end.
-    pub(crate) fn ended(&self, end: &End) {
+    /// All its streams have come to their ends, the last one for this reason.
+    pub(crate) fn ended(&self, reason: FinishReason, counts: TokenCounts) {
         let mut known = self.lock();
-        match end {
-            End::Finished(finish) => {
-                known.finish = Some(finish.reason);
-                known.counts = finish.counts;
-                // The counts are final; what came here is of no interest any more.
-                known.stream = None;
-            }
-            End::GivenUp(_) => known.finish = Some(FinishReason::Error),
+        known.finish = Some(reason);
+        known.counts = counts;
+        // The counts are final; what came here is of no interest any more.
+        known.streams = Vec::new();
+    }
+
+    /// One of its streams ended without an answer; the counts are all of them, if they are known.
+    pub(crate) fn broke_off(&self, reason: FinishReason, counts: Option<TokenCounts>) {
+        match counts {
+            Some(counts) => self.ended(reason, counts),
+            None => self.lock().finish = Some(reason),
         }
     }
 
@@ -82,9 +86,11 @@ impl RequestRecord {
             (None, true) => None,
         };
         let is_prepared = known.model.is_some();
-        let completion_tokens = match &known.stream {
-            Some(stream) => stream.token_count(),
-            None => known.counts.completion,
+        let delivered: u32 = known.streams.iter().map(|stream| stream.token_count()).sum();
+        let completion_tokens = if known.streams.is_empty() {
+            known.counts.completion
+        } else {
+            delivered
         };
         tracing::info!(
             request_id = %passed.request_id,

@@ -12,6 +12,7 @@ const MAX_EARLY: usize = 256;
 /// Everything new since the last look.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct News {
+    pub(crate) ids: Vec<TokenId>,
     pub(crate) text: String,
     pub(crate) logprobs: Vec<TokenLogprob>,
     /// The last news there will be.
@@ -230,6 +231,7 @@ impl Assembly {
     /// Adds the next chunk, and gives back the one that follows it if that came before.
     fn absorb(&mut self, chunk: Chunk) -> Option<Chunk> {
         self.ids.extend_from_slice(&chunk.ids);
+        self.pending.ids.extend_from_slice(&chunk.ids);
         self.pending_bytes += chunk_bytes(&chunk);
         self.pending.text.push_str(&chunk.text);
         self.pending.logprobs.extend(chunk.logprobs);

@@ -63,6 +63,8 @@ pub(crate) struct Origin {
 /// Where an attempt stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Standing {
+    /// Another stream of its request goes first.
+    Waiting,
     /// It must be put into the queue.
     Unsent,
     /// In the queue, or with a worker that has not said a word yet.
@@ -96,6 +98,23 @@ impl Course {
         }
     }
 
+    /// The first attempt waits until another stream of its request lets it go.
+    pub(crate) fn waiting() -> Self {
+        Self {
+            standing: Standing::Waiting,
+            ..Self::new()
+        }
+    }
+
+    /// Lets a waiting one go. False when it does not wait.
+    pub(crate) fn release(&mut self) -> bool {
+        let is_waiting = self.standing == Standing::Waiting;
+        if is_waiting {
+            self.standing = Standing::Unsent;
+        }
+        is_waiting
+    }
+
     /// The next attempt begins.
     pub(crate) fn begin(&mut self) {
         *self = Self {
@@ -120,7 +139,11 @@ impl Course {
         match &self.standing {
             // Prefill's first token may arrive after decode's: decode answers all the same.
             Standing::Held { position, .. } if *position > chunk_position => {}
-            Standing::Held { .. } | Standing::Unsent | Standing::Queued { .. } | Standing::Taken { .. } => {
+            Standing::Held { .. }
+            | Standing::Waiting
+            | Standing::Unsent
+            | Standing::Queued { .. }
+            | Standing::Taken { .. } => {
                 self.standing = Standing::Held {
                     by: from.clone(),
                     position: chunk_position,
@@ -134,7 +157,7 @@ impl Course {
     /// A worker has taken this attempt out of the queue.
     pub(crate) fn taken(&mut self, by: &Origin) {
         match &self.standing {
-            Standing::Unsent | Standing::Queued { .. } | Standing::Taken { .. } => {
+            Standing::Waiting | Standing::Unsent | Standing::Queued { .. } | Standing::Taken { .. } => {
                 self.standing = Standing::Taken {
                     by: by.clone(),
                     since: Instant::now(),
@@ -167,7 +190,7 @@ impl Course {
     pub(crate) fn held_by(&self) -> Option<&WorkerId> {
         match &self.standing {
             Standing::Held { by, .. } | Standing::Taken { by, .. } => Some(&by.worker),
-            Standing::Unsent | Standing::Queued { .. } => None,
+            Standing::Waiting | Standing::Unsent | Standing::Queued { .. } => None,
         }
     }
 
@@ -175,7 +198,7 @@ impl Course {
     pub(crate) fn unanswered(&self) -> Option<Duration> {
         match &self.standing {
             Standing::Queued { since } | Standing::Taken { since, .. } => Some(since.elapsed()),
-            Standing::Unsent | Standing::Held { .. } => None,
+            Standing::Waiting | Standing::Unsent | Standing::Held { .. } => None,
         }
     }
 
@@ -191,7 +214,9 @@ impl Course {
     /// Why the stream must go on elsewhere, if it must.
     pub(crate) fn cause(&self, book: &Book, model: &ModelName) -> Option<Cause> {
         let (by, at) = match &self.standing {
-            Standing::Unsent | Standing::Queued { .. } => return self.has_gap.then_some(Cause::Gap),
+            Standing::Waiting | Standing::Unsent | Standing::Queued { .. } => {
+                return self.has_gap.then_some(Cause::Gap);
+            }
             Standing::Taken { by, .. } => (by, None),
             Standing::Held { by, at, .. } => (by, Some(at)),
         };

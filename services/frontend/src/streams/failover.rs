@@ -63,7 +63,7 @@ impl Failover {
             tokio::select! {
                 biased;
                 () = end.cancelled() => return,
-                () = self.streams.handed_back() => {}
+                () = self.streams.due() => {}
                 _ = ticks.tick() => {}
             }
             self.turn().await;

@@ -3,6 +3,7 @@
 mod assembly;
 mod batches;
 mod canceller;
+mod claim;
 mod course;
 mod failover;
 mod stream;
@@ -13,7 +14,8 @@ mod tasks;
 pub(crate) use assembly::{End, GivenUp, News};
 pub(crate) use batches::BatchOrder;
 pub(crate) use canceller::Canceller;
+pub(crate) use claim::Claim;
 pub(crate) use failover::{Failover, FailoverRules};
 pub(crate) use stream::{Stream, StreamSpec};
-pub(crate) use table::{Claim, Streams};
+pub(crate) use table::Streams;
 pub(crate) use tasks::{WayBack, spawn};

@@ -2,13 +2,13 @@
 //! so a slow client costs memory for its text and nothing else. When its worker is lost, it goes on with another attempt
 //! and its reader does not notice.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use vlinders_service_kit::SharedSpan;
-use vlinders_types::{Chunk, Request, TokenCounts, WorkerId};
+use vlinders_types::{Chunk, FinishReason, Request, TokenCounts, WorkerId};
 
 use super::assembly::{Assembly, End, GivenUp, News, Pushed, Tempo};
 use super::course::{Cause, Course, GAP, Origin};
@@ -25,6 +25,8 @@ const TELL_AGAIN: Duration = Duration::from_secs(1);
 pub(crate) struct StreamSpec {
     /// As it was dispatched first.
     pub(crate) request: Request,
+    /// Waits for the first token of the stream before it, whose prompt it shares.
+    pub(crate) is_follower: bool,
     /// Of the request, which tells what became of the stream.
     pub(crate) span: SharedSpan,
     pub(crate) deadline: Instant,
@@ -35,7 +37,10 @@ pub(crate) struct StreamSpec {
 pub(crate) struct Stream {
     pub(crate) spec: StreamSpec,
     state: Mutex<State>,
-    news: Notify,
+    /// Go into the queue when this one's first token has come: then its prompt's blocks are there to be found.
+    followers: Vec<Arc<Stream>>,
+    /// Told of all streams of the request.
+    news: Arc<Notify>,
 }
 
 struct State {
@@ -53,6 +58,8 @@ pub(crate) struct Delivered {
     pub(crate) counts: TokenCounts,
     /// For the metrics.
     pub(crate) tempo: Option<Tempo>,
+    /// It brought tokens, or ended well without any.
+    pub(crate) lets_followers_go: bool,
     /// Its sender goes on with an attempt that counts no more, and should be told.
     pub(crate) is_of_the_past: bool,
     /// Its sender has let go of it: somebody else must go on.
@@ -71,17 +78,23 @@ pub(crate) enum Begun {
 }
 
 impl Stream {
-    pub(crate) fn new(spec: StreamSpec) -> Self {
+    pub(super) fn new(
+        spec: StreamSpec,
+        course: Course,
+        followers: Vec<Arc<Stream>>,
+        news: Arc<Notify>,
+    ) -> Self {
         let state = State {
             assembly: Assembly::new(spec.buffer_bytes),
-            course: Course::new(),
+            course,
             lost: 0,
             handed_back: 0,
         };
         Self {
             spec,
             state: Mutex::new(state),
-            news: Notify::new(),
+            followers,
+            news,
         }
     }
 
@@ -90,16 +103,19 @@ impl Stream {
         self.spec.request.handle
     }
 
-    /// Waits for news. Cancel-safe. After an end there are none.
-    pub(crate) async fn next(&self) -> News {
-        loop {
-            let news = self.lock().assembly.take();
-            if let Some(news) = news {
-                return news;
-            }
-            // One reader: a push between the look and this wait leaves its permit.
-            self.news.notified().await;
-        }
+    /// What is new since the last call, if anything is.
+    pub(super) fn take(&self) -> Option<News> {
+        self.lock().assembly.take()
+    }
+
+    /// Those that wait for its first token.
+    pub(super) fn followers(&self) -> std::slice::Iter<'_, Arc<Stream>> {
+        self.followers.iter()
+    }
+
+    /// Lets it go into the queue. False when it does not wait.
+    pub(super) fn release(&self) -> bool {
+        self.lock().course.release()
     }
 
     /// Adds a chunk. Never waits.
@@ -120,6 +136,8 @@ impl Stream {
             Pushed::Stale | Pushed::Overflow => {}
         }
         let finish = state.assembly.finish().filter(|_| pushed == Pushed::Ended);
+        let is_well_ended =
+            finish.is_some_and(|finish| matches!(finish.reason, FinishReason::Stop | FinishReason::Length));
         let counts = finish.map(|finish| {
             tell_end(&self.spec.span, finish);
             finish.counts
@@ -134,6 +152,7 @@ impl Stream {
         Delivered {
             pushed,
             counts: counts.unwrap_or_default(),
+            lets_followers_go: tempo.is_some() || is_well_ended,
             tempo: tempo.filter(|_| self.spec.request.stream),
             is_of_the_past,
             is_handed_back,

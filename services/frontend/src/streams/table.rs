@@ -12,7 +12,8 @@ use vlinders_types::{Cancel, Chunk, ModelName, WorkerId};
 
 use super::assembly::{GivenUp, Pushed, Tempo};
 use super::canceller::{CancelOrder, Canceller, Recipients};
-use super::course::Origin;
+use super::claim::Claim;
+use super::course::{Course, Origin};
 use super::stream::{Stream, StreamSpec};
 use crate::lives::Book;
 use crate::metrics::FrontendMetrics;
@@ -29,8 +30,8 @@ pub(crate) struct Streams {
     max_running: usize,
     canceller: Canceller,
     metrics: Arc<FrontendMetrics>,
-    /// Somebody must see to a stream at once.
-    handed_back: Notify,
+    /// A stream must be put into the queue at once.
+    due: Notify,
 }
 
 #[derive(Default)]
@@ -59,30 +60,62 @@ impl Streams {
             max_running,
             canceller,
             metrics,
-            handed_back: Notify::new(),
+            due: Notify::new(),
         })
     }
 
-    /// Waits until a worker has handed a stream back since the last call.
-    pub(crate) async fn handed_back(&self) {
-        self.handed_back.notified().await;
+    /// Waits until a worker has handed a stream back, or a waiting one may begin, since the last call.
+    pub(crate) async fn due(&self) {
+        self.due.notified().await;
     }
 
-    /// Opens a stream. It runs until it ends or its claim is dropped.
-    pub(crate) fn open(self: &Arc<Self>, mut spec: StreamSpec) -> Result<Claim, TooMany> {
-        let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
-        spec.request.handle = handle;
-        let stream = Arc::new(Stream::new(spec));
+    /// Opens the streams of one request, at least one. They run until they end or their claim is dropped. The first is
+    /// put into the queue by the caller; a follower waits for the first token of the last one before it that is none.
+    pub(crate) fn open(self: &Arc<Self>, specs: Vec<StreamSpec>) -> Result<Claim, TooMany> {
+        let news = Arc::new(Notify::new());
+        let count = specs.len();
+        let first_handle = self.next_handle.fetch_add(count as u64, Ordering::Relaxed);
+        let (mut streams, mut followers) = (Vec::with_capacity(count), Vec::new());
+        // Backwards: followers are made before the one they follow.
+        for (index, mut spec) in specs.into_iter().enumerate().rev() {
+            spec.request.handle = first_handle + index as u64;
+            let is_follower = spec.is_follower;
+            let standing = if index == 0 {
+                Course::new()
+            } else {
+                Course::waiting()
+            };
+            let followers_of = if is_follower {
+                Vec::new()
+            } else {
+                std::mem::take(&mut followers)
+            };
+            let stream = Arc::new(Stream::new(spec, standing, followers_of, Arc::clone(&news)));
+            if is_follower {
+                followers.push(Arc::clone(&stream));
+            }
+            streams.push(stream);
+        }
+        streams.reverse();
         let mut tables = self.lock();
-        if tables.running.len() >= self.max_running {
+        if tables.running.len() + count > self.max_running {
             return Err(TooMany);
         }
-        tables.running.insert(handle, Arc::clone(&stream));
+        for stream in &streams {
+            tables.running.insert(stream.handle(), Arc::clone(stream));
+        }
         self.show(&tables);
-        Ok(Claim {
-            stream,
-            streams: Arc::clone(self),
-        })
+        drop(tables);
+        Ok(Claim::new(streams, Arc::clone(self), news))
+    }
+
+    /// Lets waiting streams go into the queue.
+    pub(super) fn release<'a>(&self, streams: impl Iterator<Item = &'a Arc<Stream>>) {
+        // Every one of them, whatever the one before it says.
+        let released = streams.filter(|stream| stream.release()).count();
+        if released > 0 {
+            self.due.notify_one();
+        }
     }
 
     /// How many run.
@@ -102,7 +135,10 @@ impl Streams {
         };
         let delivered = stream.push(from, chunk);
         if delivered.is_handed_back {
-            self.handed_back.notify_one();
+            self.due.notify_one();
+        }
+        if delivered.lets_followers_go {
+            self.release(stream.followers());
         }
         if delivered.is_of_the_past {
             self.supersede(&stream, Some(&from.worker));
@@ -120,7 +156,8 @@ impl Streams {
             // A gap is for the failover to close.
             Pushed::Taken | Pushed::Stale | Pushed::Early | Pushed::Gap => {}
             Pushed::Ended => {
-                self.metrics.count_tokens(delivered.counts);
+                self.metrics
+                    .count_tokens(stream.spec.request.billed(delivered.counts));
                 self.remove(handle);
             }
             Pushed::Overflow => self.give_up(handle, GivenUp::SlowClient),
@@ -177,7 +214,7 @@ impl Streams {
     }
 
     /// Takes a stream out and cancels its request. None when it does not run any more.
-    fn abandon(&self, handle: u64, was_refused: bool) -> Option<Arc<Stream>> {
+    pub(super) fn abandon(&self, handle: u64, was_refused: bool) -> Option<Arc<Stream>> {
         let stream = self.remove(handle)?;
         if stream.has_ended() {
             // Its last chunk was read before the dispatcher came to take it out.
@@ -233,7 +270,7 @@ impl Streams {
         });
     }
 
-    fn remove(&self, handle: u64) -> Option<Arc<Stream>> {
+    pub(super) fn remove(&self, handle: u64) -> Option<Arc<Stream>> {
         let mut tables = self.lock();
         let stream = tables.running.remove(&handle);
         self.show(&tables);
@@ -247,40 +284,6 @@ impl Streams {
 
     fn lock(&self) -> MutexGuard<'_, Tables> {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The HTTP side's hold on a stream. Dropping it before the end cancels the request: that is how a client's leaving
-/// reaches the engine.
-pub(crate) struct Claim {
-    stream: Arc<Stream>,
-    streams: Arc<Streams>,
-}
-
-impl Claim {
-    pub(crate) fn stream(&self) -> &Stream {
-        &self.stream
-    }
-
-    /// The stream, for somebody who outlives the claim.
-    pub(crate) fn share(&self) -> Arc<Stream> {
-        Arc::clone(&self.stream)
-    }
-
-    /// The client is told that the request was refused, though it may be in the queue: nobody shall be billed for it.
-    pub(crate) fn disown(self) {
-        self.streams.abandon(self.stream.handle(), true);
-    }
-
-    /// The request never reached the queue: there is nothing to cancel.
-    pub(crate) fn withdraw(self) {
-        self.streams.remove(self.stream.handle());
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        self.streams.abandon(self.stream.handle(), false);
     }
 }
 
@@ -351,6 +354,7 @@ mod tests {
     fn spec(number: u128) -> StreamSpec {
         StreamSpec {
             request: request(number),
+            is_follower: false,
             span: SharedSpan::none(),
             deadline: Instant::now(),
             buffer_bytes: 100,
@@ -360,9 +364,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_worker_that_computes_for_nobody_is_told_again_once_a_second() {
         let (streams, mut cancels, _tasks) = world().await;
-        let claim = streams.open(spec(5)).unwrap();
+        let claim = streams.open(vec![spec(5)]).unwrap();
         let chunk = Chunk {
-            handle: claim.stream().handle(),
+            handle: claim.first().handle(),
             ids: vec![1],
             ..Chunk::default()
         };
@@ -394,12 +398,15 @@ mod tests {
     #[tokio::test]
     async fn places_are_bounded_and_given_back_however_a_stream_ends() {
         let (streams, _cancels, _tasks) = world().await;
-        let (first, second) = (streams.open(spec(1)).unwrap(), streams.open(spec(2)).unwrap());
-        assert_eq!(streams.open(spec(3)).err(), Some(TooMany));
+        let (first, second) = (
+            streams.open(vec![spec(1)]).unwrap(),
+            streams.open(vec![spec(2)]).unwrap(),
+        );
+        assert_eq!(streams.open(vec![spec(3)]).err(), Some(TooMany));
         drop(first);
         second.withdraw();
-        let third = streams.open(spec(3)).unwrap();
-        streams.give_up(third.stream().handle(), GivenUp::Deadline);
+        let third = streams.open(vec![spec(3)]).unwrap();
+        streams.give_up(third.first().handle(), GivenUp::Deadline);
         assert_eq!(streams.running(), 0);
         drop(third);
         assert_eq!(streams.lock().abandoned.len(), 2);
@@ -408,7 +415,7 @@ mod tests {
     #[tokio::test]
     async fn a_stream_whose_end_was_read_first_is_not_cancelled() {
         let (streams, _cancels, _tasks) = world().await;
-        let claim = streams.open(spec(1)).unwrap();
+        let claim = streams.open(vec![spec(1)]).unwrap();
         let counts = vlinders_types::TokenCounts::default();
         let reason = vlinders_types::FinishReason::Stop;
         let finish = Some(vlinders_types::Finish {
@@ -423,7 +430,7 @@ mod tests {
             finish,
             ..Chunk::default()
         };
-        claim.stream().push(&origin(), last);
+        claim.first().push(&origin(), last);
         drop(claim);
         assert_eq!((streams.running(), streams.lock().abandoned.len()), (0, 0));
     }

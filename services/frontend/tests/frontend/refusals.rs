@@ -54,11 +54,7 @@ async fn what_the_model_does_not_allow_is_named() {
             "unknown_parameter",
             "temprature: is not a parameter of this endpoint; did you mean temperature?",
         ),
-        (
-            json!({"n": 2}),
-            "unsupported_parameter",
-            "n: more than one choice for each request is not offered yet; send several requests",
-        ),
+        (json!({"n": 9}), "invalid_value", "n: 9 is out of range (1 to 8)"),
     ] {
         let error = refused(&world, "/v1/chat/completions", &chat_body(&extra), 400, code).await;
         assert_eq!(error["message"], message);

@@ -4,6 +4,7 @@ mod abuse;
 mod answers;
 mod bad_requests;
 mod bad_start;
+mod choices;
 mod crowd;
 mod equality;
 mod ledger_cli;

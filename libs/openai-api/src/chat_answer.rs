@@ -1,0 +1,202 @@
+//! Answers of `/v1/chat/completions`, whole and in chunks.
+
+use serde::{Serialize, Serializer};
+
+use crate::response::write;
+use crate::{ChatLogprobs, Envelope, FinishWord, Usage};
+
+/// The answer of `/v1/chat/completions`.
+#[derive(Clone, Debug)]
+pub struct ChatAnswer<'a> {
+    /// See [`Envelope`].
+    pub envelope: &'a Envelope,
+    /// The choices, by index.
+    pub choices: &'a [ChatChoice<'a>],
+    /// What it used.
+    pub usage: Usage,
+}
+
+impl Serialize for ChatAnswer<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let head = self.envelope.head("chat.completion");
+        write(head, self.choices, Some(self.usage), serializer)
+    }
+}
+
+/// A whole chat choice.
+#[derive(Clone, Debug, Serialize)]
+pub struct ChatChoice<'a> {
+    /// Its place among the choices.
+    pub index: u32,
+    /// What the assistant says and does.
+    pub message: AssistantMessage<'a>,
+    /// When asked for.
+    pub logprobs: Option<ChatLogprobs>,
+    /// Why it ended.
+    pub finish_reason: FinishWord,
+}
+
+/// What an assistant says and does.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AssistantMessage<'a> {
+    /// What it says; null when it only calls tools.
+    pub content: Option<&'a str>,
+    /// What it thought before.
+    pub reasoning_content: Option<&'a str>,
+    /// The tools it calls.
+    pub tool_calls: &'a [ToolCall],
+}
+
+impl Serialize for AssistantMessage<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Message<'a> {
+            role: &'static str,
+            content: Option<&'a str>,
+            refusal: Option<()>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            reasoning_content: Option<&'a str>,
+            #[serde(skip_serializing_if = "<[ToolCall]>::is_empty")]
+            tool_calls: &'a [ToolCall],
+        }
+        Message {
+            role: "assistant",
+            content: self.content,
+            refusal: None,
+            reasoning_content: self.reasoning_content,
+            tool_calls: self.tool_calls,
+        }
+        .serialize(serializer)
+    }
+}
+
+/// A whole call of a tool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToolCall {
+    /// Names the call in the tool's answer.
+    pub id: String,
+    /// Which function.
+    pub name: String,
+    /// JSON as the model wrote it.
+    pub arguments: String,
+}
+
+impl Serialize for ToolCall {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Call<'a> {
+            id: &'a str,
+            r#type: &'static str,
+            function: CallFunction<'a>,
+        }
+        Call {
+            id: &self.id,
+            r#type: "function",
+            function: CallFunction {
+                name: Some(&self.name),
+                arguments: &self.arguments,
+            },
+        }
+        .serialize(serializer)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+struct CallFunction<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    arguments: &'a str,
+}
+
+/// One event of a streamed chat answer.
+#[derive(Clone, Debug)]
+pub struct ChatChunk<'a> {
+    /// See [`Envelope`].
+    pub envelope: &'a Envelope,
+    /// None in the last chunk, which only counts.
+    pub choice: Option<ChatChunkChoice<'a>>,
+    /// Absent unless the client asked for usage; then null until the last chunk.
+    pub usage: Option<Option<Usage>>,
+}
+
+impl Serialize for ChatChunk<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        write(
+            self.envelope.head("chat.completion.chunk"),
+            self.choice.as_slice(),
+            self.usage,
+            serializer,
+        )
+    }
+}
+
+/// The news of a chat choice.
+#[derive(Clone, Debug, Serialize)]
+pub struct ChatChunkChoice<'a> {
+    /// Which choice.
+    pub index: u32,
+    /// What to add to its message.
+    pub delta: Delta<'a>,
+    /// When asked for.
+    pub logprobs: Option<ChatLogprobs>,
+    /// In the choice's last chunk.
+    pub finish_reason: Option<FinishWord>,
+}
+
+/// What to add to the message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Delta<'a> {
+    /// In the first chunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<&'static str>,
+    /// More text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<&'a str>,
+    /// More reasoning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<&'a str>,
+    /// More of a tool call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<[ToolCallDelta<'a>; 1]>,
+}
+
+/// The beginning of a tool call, or more of its arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ToolCallDelta<'a> {
+    index: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    r#type: Option<&'static str>,
+    function: CallFunction<'a>,
+}
+
+impl<'a> ToolCallDelta<'a> {
+    /// The call of this place among the message's calls begins.
+    #[must_use]
+    pub const fn begin(index: u32, id: &'a str, name: &'a str) -> Self {
+        Self {
+            index,
+            id: Some(id),
+            r#type: Some("function"),
+            function: CallFunction {
+                name: Some(name),
+                arguments: "",
+            },
+        }
+    }
+
+    /// More of its arguments.
+    #[must_use]
+    pub const fn arguments(index: u32, arguments: &'a str) -> Self {
+        Self {
+            index,
+            id: None,
+            r#type: None,
+            function: CallFunction {
+                name: None,
+                arguments,
+            },
+        }
+    }
+}
