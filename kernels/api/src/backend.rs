@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vlinders_types::{Batch, SampleResult};
+use vlinders_types::{Batch, PoolResult, SampleResult, ScoreResult};
 
 use crate::{Dtype, KernelError, KvLayout, KvMemory, TensorView};
 
@@ -164,7 +164,8 @@ pub trait Backend: Send + Sync {
 }
 
 /// One role's activations and KV pool. Calls per step, in this order: `plan`, `embed`, then per layer `norm_project`,
-/// `rotary_append`, `attention`, `project_residual`, `feed_forward`, and last `logits`, `sample`.
+/// `rotary_append`, `attention`, `project_residual`, `feed_forward`, and last `score` and `pool` as the batch asks, `logits`,
+/// `sample`.
 ///
 /// Rows never influence one another: a row's results are the same bits in any batch and in any chunking of its prompt.
 /// Buffers named below: residual `x [tokens, hidden]`, projected `qkv [tokens, (query_heads + 2 kv_heads) head_dim]`,
@@ -218,6 +219,19 @@ pub trait Executor: Send {
     /// # Errors
     /// When the device fails.
     fn feed_forward(&mut self, norm: Norm, gate_up: LinearId, down: LinearId) -> Result<(), KernelError>;
+
+    /// Scores the given tokens of the planned batch after `norm(x) · head`. Logits are made for some of them at a time: never
+    /// `[tokens, vocabulary]` at once.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn score(&mut self, norm: Norm, head: Head, batch: &Batch) -> Result<Vec<ScoreResult>, KernelError>;
+
+    /// Adds up `norm(x)` of the tokens that the planned batch names, in f64 and in order.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn pool(&mut self, norm: Norm, batch: &Batch) -> Result<Vec<PoolResult>, KernelError>;
 
     /// `logits = norm(x[token_index]) · head` for each sample of the batch.
     ///

@@ -1,6 +1,9 @@
 //! What every backend refuses before it computes.
 
-use vlinders_types::{BLOCK_TOKENS, Batch, BatchRow, BlockId, SampleRow, Span, TokenId, blocks_for_tokens};
+use vlinders_types::{
+    BLOCK_TOKENS, Batch, BatchRow, BlockId, PoolRow, SampleRow, ScoreRow, SequenceId, Span, TokenId,
+    blocks_for_tokens,
+};
 
 use crate::{ExecutorSpec, KernelError, LinearKind, LinearPart};
 
@@ -72,7 +75,16 @@ impl ExecutorSpec {
         batch
             .samples
             .iter()
-            .try_for_each(|sample| self.check_sample(batch, sample))
+            .try_for_each(|sample| self.check_sample(batch, sample))?;
+        self.check_tokens("target token", &batch.targets)?;
+        batch
+            .scores
+            .iter()
+            .try_for_each(|score| check_score(batch, score))?;
+        batch
+            .pools
+            .iter()
+            .try_for_each(|pool| self.check_pool(batch, pool))
     }
 
     fn check_row(
@@ -104,20 +116,8 @@ impl ExecutorSpec {
     }
 
     fn check_sample(&self, batch: &Batch, sample: &SampleRow) -> Result<(), KernelError> {
-        let index = sample.token_index;
-        let row = batch
-            .rows
-            .partition_point(|row| row.tokens.start + row.tokens.count <= index);
-        let Some(row) = batch.rows.get(row).filter(|row| row.sequence == sample.sequence) else {
-            return refuse(format!("token {index} does not belong to {:?}", sample.sequence));
-        };
-        let after = row.first_position + (index - row.tokens.start);
-        if after.checked_add(1) != Some(sample.position) {
-            return refuse(format!(
-                "position {} drawn after position {after}",
-                sample.position
-            ));
-        }
+        let row = row_of(batch, sample.sequence, sample.token_index)?;
+        follows(row, sample.token_index, sample.position)?;
         inside("history", sample.history, batch.history.len())?;
         if sample.history.count > 0 && sample.prompt_tokens > sample.history.count {
             return refuse(format!(
@@ -135,6 +135,19 @@ impl ExecutorSpec {
             Some((token, _)) => refuse(format!("bias of token {token} of {}", self.vocabulary)),
             None => Ok(()),
         }
+    }
+
+    fn check_pool(&self, batch: &Batch, pool: &PoolRow) -> Result<(), KernelError> {
+        let row = row_of(batch, pool.sequence, pool.tokens.start)?;
+        inside_row("pooled", row, pool.tokens.start, pool.tokens.count)?;
+        if !pool.so_far.is_empty() && pool.so_far.len() != self.hidden as usize {
+            return refuse(format!(
+                "a sum of {} for {} elements",
+                pool.so_far.len(),
+                self.hidden
+            ));
+        }
+        Ok(())
     }
 
     fn check_tokens(&self, what: &str, tokens: &[TokenId]) -> Result<(), KernelError> {
@@ -184,6 +197,42 @@ pub fn check_parts(
         ),
         LinearKind::GateUp | LinearKind::Plain | LinearKind::Head => Ok((outputs, inputs)),
     }
+}
+
+fn check_score(batch: &Batch, score: &ScoreRow) -> Result<(), KernelError> {
+    inside("target", score.targets, batch.targets.len())?;
+    let row = row_of(batch, score.sequence, score.token_index)?;
+    inside_row("scored", row, score.token_index, score.targets.count)?;
+    follows(row, score.token_index, score.position)
+}
+
+/// The row that the token at `index` belongs to, which must be this sequence's.
+fn row_of(batch: &Batch, sequence: SequenceId, index: u32) -> Result<&BatchRow, KernelError> {
+    let row = batch
+        .rows
+        .partition_point(|row| row.tokens.start + row.tokens.count <= index);
+    match batch.rows.get(row).filter(|row| row.sequence == sequence) {
+        Some(row) => Ok(row),
+        None => refuse(format!("token {index} does not belong to {sequence:?}")),
+    }
+}
+
+/// Whether `position` is the one after the row's token at `index`.
+fn follows(row: &BatchRow, index: u32, position: u32) -> Result<(), KernelError> {
+    let after = row.first_position + (index - row.tokens.start);
+    if after.checked_add(1) == Some(position) {
+        return Ok(());
+    }
+    refuse(format!("position {position} follows position {after}"))
+}
+
+/// Whether `count` tokens from `start` on, at least one, belong to `row`, which holds the first of them.
+fn inside_row(what: &str, row: &BatchRow, start: u32, count: u32) -> Result<(), KernelError> {
+    let left = row.tokens.start + row.tokens.count - start;
+    if (1..=left).contains(&count) {
+        return Ok(());
+    }
+    refuse(format!("{count} {what} tokens, {left} left in the row"))
 }
 
 struct KvSizes {
@@ -280,6 +329,19 @@ mod tests {
             blocks: vec![BlockId(0), BlockId(1), BlockId(2), BlockId(3)],
             samples: vec![sample(1, 19, 20), sample(2, 20, 17)],
             history: vec![1, 2],
+            scores: vec![ScoreRow {
+                sequence: SequenceId(1),
+                token_index: 5,
+                position: 6,
+                targets: span(0, 15),
+                top: 3,
+            }],
+            targets: vec![1; 15],
+            pools: vec![PoolRow {
+                sequence: SequenceId(1),
+                tokens: span(2, 18),
+                so_far: Arc::new([0.0; 8]),
+            }],
         }
     }
 
@@ -326,6 +388,26 @@ mod tests {
             ("a banned token that is none", |batch| {
                 batch.samples[0].banned = Arc::new([10])
             }),
+            ("a target beyond the vocabulary", |batch| batch.targets[1] = 10),
+            ("targets outside", |batch| batch.scores[0].targets.start = 1),
+            ("a score of nothing", |batch| batch.scores[0].targets.count = 0),
+            ("another's scores", |batch| {
+                batch.scores[0].sequence = SequenceId(2);
+            }),
+            ("more targets than tokens before them", |batch| {
+                (batch.scores[0].token_index, batch.scores[0].position) = (6, 7);
+            }),
+            ("a score at a wrong position", |batch| {
+                batch.scores[0].position = 5
+            }),
+            ("a pool of nothing", |batch| batch.pools[0].tokens.count = 0),
+            ("a pool beyond its row", |batch| batch.pools[0].tokens.count = 19),
+            ("a pool that overflows", |batch| {
+                batch.pools[0].tokens.count = u32::MAX
+            }),
+            ("a sum of another size", |batch| {
+                batch.pools[0].so_far = Arc::new([0.0; 7])
+            }),
             ("too many samples", |batch| {
                 batch.samples.push(batch.samples[1].clone())
             }),
@@ -349,6 +431,7 @@ mod tests {
         batch.rows[1].blocks = Span { start: 3, count: 2 };
         batch.blocks = [7, 1, 2, 7, 3].map(BlockId).to_vec();
         batch.samples[0].position = 36;
+        batch.scores[0].position = 22;
         assert_eq!(spec().check_batch(&batch), Ok(()));
     }
 }

@@ -9,6 +9,10 @@ use crate::activations::{Layout, MAX_GROUP_ROWS};
 use crate::attention::Scratch;
 use crate::region::Region;
 
+/// Given tokens whose logits are made at one time. The head's weights are read once for all of them; more would cost memory
+/// (33 MiB with a vocabulary of 128k) and gain nothing.
+const SCORED_AT_ONCE: usize = 64;
+
 /// Activations, as large as the largest batch needs.
 pub(crate) struct Buffers {
     /// `[tokens, hidden]`.
@@ -21,7 +25,7 @@ pub(crate) struct Buffers {
     pub(crate) left: Region,
     /// Left-hand side of the second product of the feed-forward.
     pub(crate) inner: Region,
-    /// `[samples, vocabulary]`.
+    /// `[logit_rows, vocabulary]`.
     pub(crate) logits: Region,
 }
 
@@ -76,6 +80,11 @@ impl Sizes {
 }
 
 impl Sizes {
+    /// Rows of `logits`: one for each sample, and enough for scores to keep all threads busy.
+    pub(crate) fn logit_rows(&self) -> usize {
+        self.samples.max(self.tokens.min(SCORED_AT_ONCE))
+    }
+
     /// Columns of the widest left-hand side that is made of rows of `x` or `context`.
     fn widest(&self) -> usize {
         self.hidden.max(self.context())
@@ -103,7 +112,7 @@ impl Buffers {
                 Layout::most_words(size.tokens, size.intermediate),
                 "activations",
             )?,
-            logits: numbers(size.samples, size.vocabulary, "logits")?,
+            logits: numbers(size.logit_rows(), size.vocabulary, "logits")?,
         })
     }
 }

@@ -7,7 +7,7 @@ use vlinders_kernel_api::{
     QkNorm, RotaryId,
 };
 use vlinders_sampling::SampleInput;
-use vlinders_types::{AwaitedMask, Batch, SampleResult};
+use vlinders_types::{AwaitedMask, Batch, PoolResult, SampleResult, ScoreResult};
 
 use crate::activations::{Layout, Packed, encode};
 use crate::attention::{Attention, attend};
@@ -21,20 +21,20 @@ use crate::kv_memory::CpuKvMemory;
 use crate::pack::PackedWeights;
 use crate::shared::SharedMut;
 use crate::step::Step;
-use crate::weights::{Embedding, Weights};
+use crate::weights::Weights;
 
 /// Rows of a cheap pass that one thread takes at a time: about what waking another thread costs.
 const ROWS_AT_ONCE: usize = 4;
 
 /// Activations, the KV pool, and the step that is being computed.
 pub(crate) struct CpuExecutor {
-    device: Device,
-    weights: Arc<Weights>,
+    pub(crate) device: Device,
+    pub(crate) weights: Arc<Weights>,
     spec: ExecutorSpec,
     memory: Arc<CpuKvMemory>,
     step: Step,
-    buffers: Buffers,
-    threads: Vec<Mutex<ThreadMemory>>,
+    pub(crate) buffers: Buffers,
+    pub(crate) threads: Vec<Mutex<ThreadMemory>>,
     /// Held from `embed` to `sample`.
     pass: Option<Pass>,
 }
@@ -70,18 +70,18 @@ impl CpuExecutor {
         })
     }
 
-    fn size(&self) -> Sizes {
+    pub(crate) fn size(&self) -> Sizes {
         Sizes::of(&self.spec)
     }
 
     /// Waits for the right to compute, unless it is held already.
-    fn enter(&mut self) -> &mut Pass {
+    pub(crate) fn enter(&mut self) -> &mut Pass {
         self.pass
             .get_or_insert_with(|| self.device.gate.enter(self.spec.urgency))
     }
 
     /// Fills the left-hand side of `weights` with the normalised rows of `x` that `row_of` names, and returns its layout.
-    fn norm_rows(
+    pub(crate) fn norm_rows(
         &mut self,
         norm: Norm,
         weights: &PackedWeights,
@@ -326,36 +326,17 @@ impl Executor for CpuExecutor {
         Ok(())
     }
 
+    fn score(&mut self, norm: Norm, head: Head, batch: &Batch) -> Result<Vec<ScoreResult>, KernelError> {
+        Ok(self.score_targets(norm, head, batch))
+    }
+
+    fn pool(&mut self, norm: Norm, batch: &Batch) -> Result<Vec<PoolResult>, KernelError> {
+        Ok(self.add_up(norm, batch))
+    }
+
     fn logits(&mut self, norm: Norm, head: Head) -> Result<(), KernelError> {
-        self.enter().between_layers();
-        let weights = Arc::clone(&self.weights);
-        let linear = match head {
-            Head::Separate(linear) => weights.linear(linear),
-            Head::Tied(embedding) => match weights.embedding(embedding) {
-                Embedding::Tied(packed) => packed,
-                Embedding::Rows(_) => panic!("the embedding was not uploaded as tied"),
-            },
-        };
-        assert_eq!(
-            linear.outputs,
-            self.size().vocabulary,
-            "the head names every token"
-        );
-        let layout = self.norm_rows(norm, linear, self.step.sampled.len(), &|step, row| {
-            step.sampled[row]
-        });
-        let output = Output::Store(SharedMut::new(self.buffers.logits.as_mut_slice()));
-        let left = self.buffers.left.as_slice();
-        multiply(
-            &self.device.pool,
-            self.device.isa,
-            &Product {
-                weights: linear,
-                left,
-                layout,
-                output,
-            },
-        );
+        let count = self.step.sampled.len();
+        self.make_logits(norm, head, count, &|step, row| step.sampled[row]);
         Ok(())
     }
 

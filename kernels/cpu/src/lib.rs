@@ -36,6 +36,7 @@ mod pack;
 mod pool;
 pub mod probe;
 mod region;
+mod scoring;
 mod shared;
 mod softmax;
 mod step;

@@ -8,7 +8,7 @@ use vlinders_kernel_api::{
     QkNorm, RotaryId,
 };
 use vlinders_sampling::{SampleInput, Sampler};
-use vlinders_types::{AwaitedMask, BLOCK_TOKENS, Batch, BlockId, SampleResult};
+use vlinders_types::{AwaitedMask, BLOCK_TOKENS, Batch, BlockId, PoolResult, SampleResult, ScoreResult};
 
 use crate::backend::{Linear, Weights};
 use crate::memory::ReferenceMemory;
@@ -84,6 +84,18 @@ impl ReferenceExecutor {
         let linear = self.linear(id);
         assert_eq!(linear.inputs, x.len(), "the projection fits its input");
         ops::matvec(&linear.weight, Some(&linear.bias), x, linear.outputs)
+    }
+
+    /// The logits after one of the planned tokens.
+    fn logits_after(&self, token: usize, norm: Norm, head: Head) -> Vec<f32> {
+        let normed = self.norm(&self.x[token * self.hidden()..][..self.hidden()], norm);
+        match head {
+            Head::Separate(linear) => self.apply(linear, &normed),
+            Head::Tied(embedding) => {
+                let embedding = &self.weights.embeddings[embedding.0 as usize];
+                ops::matvec(&embedding.table, None, &normed, embedding.vocabulary)
+            }
+        }
     }
 
     /// Where in its block a token's elements start, and which block it is.
@@ -270,20 +282,46 @@ impl Executor for ReferenceExecutor {
         Ok(())
     }
 
-    fn logits(&mut self, norm: Norm, head: Head) -> Result<(), KernelError> {
-        let hidden = self.hidden();
-        let mut logits = Vec::with_capacity(self.sampled_tokens.len() * self.spec.vocabulary as usize);
-        for token in &self.sampled_tokens {
-            let normed = self.norm(&self.x[token * hidden..][..hidden], norm);
-            logits.extend(match head {
-                Head::Separate(linear) => self.apply(linear, &normed),
-                Head::Tied(embedding) => {
-                    let embedding = &self.weights.embeddings[embedding.0 as usize];
-                    ops::matvec(&embedding.table, None, &normed, embedding.vocabulary)
-                }
+    fn score(&mut self, norm: Norm, head: Head, batch: &Batch) -> Result<Vec<ScoreResult>, KernelError> {
+        let mut results = Vec::with_capacity(batch.scores.len());
+        for row in &batch.scores {
+            let targets = (row.token_index as usize..).zip(&batch.targets[row.targets.range()]);
+            let mut scores = Vec::with_capacity(row.targets.count as usize);
+            for (token, target) in targets {
+                let logits = self.logits_after(token, norm, head);
+                scores.push(self.sampler.score(&logits, *target, row.top));
+            }
+            results.push(ScoreResult {
+                sequence: row.sequence,
+                scores: scores.into_iter().collect(),
             });
         }
-        self.logits = logits;
+        Ok(results)
+    }
+
+    fn pool(&mut self, norm: Norm, batch: &Batch) -> Result<Vec<PoolResult>, KernelError> {
+        let pooled = batch.pools.iter().map(|row| {
+            let mut sum = row.so_far.to_vec();
+            sum.resize(self.hidden(), 0.0);
+            for token in row.tokens.range() {
+                let normed = self.norm(&self.x[token * self.hidden()..][..self.hidden()], norm);
+                for (sum, element) in sum.iter_mut().zip(normed) {
+                    *sum += f64::from(element);
+                }
+            }
+            PoolResult {
+                sequence: row.sequence,
+                sum: sum.into(),
+            }
+        });
+        Ok(pooled.collect())
+    }
+
+    fn logits(&mut self, norm: Norm, head: Head) -> Result<(), KernelError> {
+        let tokens = self.sampled_tokens.iter();
+        self.logits = tokens
+            .flat_map(|token| self.logits_after(*token, norm, head))
+            .collect();
         Ok(())
     }
 

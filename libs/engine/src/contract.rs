@@ -16,6 +16,8 @@ pub struct EngineFacts {
     pub layout_hash: u64,
     /// Tokens in the vocabulary.
     pub vocabulary: u32,
+    /// Elements of a hidden state, and so of an embedding.
+    pub hidden: u32,
     /// Tokens of the longest sequence.
     pub max_context_tokens: u32,
     /// New tokens in one step.

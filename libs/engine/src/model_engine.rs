@@ -62,6 +62,7 @@ impl ModelEngine {
             block_bytes: layout.block_bytes() as u64,
             layout_hash: layout_hash(model.fingerprint(), layout),
             vocabulary: model.config().vocabulary,
+            hidden: model.config().hidden,
             max_context_tokens: limits.max_context_tokens,
             max_batch_tokens: limits.max_batch_tokens,
             max_rows: limits.max_rows,
@@ -83,10 +84,10 @@ impl ModelEngine {
 
 impl Engine for ModelEngine {
     fn step(&mut self, batch: &Batch) -> Result<StepOutput, EngineError> {
-        self.model.forward(self.executor.as_mut(), batch)?;
+        let mut output = self.model.forward(self.executor.as_mut(), batch)?;
         // Also without samples: the end of the draw is what lets go of a shared device.
-        let samples = self.executor.sample(batch)?;
-        Ok(StepOutput { samples })
+        output.samples = self.executor.sample(batch)?;
+        Ok(output)
     }
 
     fn facts(&self) -> &EngineFacts {

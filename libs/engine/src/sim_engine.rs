@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use vlinders_kernel_api::{Dtype, ExecutorSpec, KvLayout, KvMemory, Urgency};
 use vlinders_types::{
-    AwaitedMask, BLOCK_TOKENS, Batch, BatchRow, SampleResult, SampleRow, Sampled, StepOutput, TokenId,
-    TokenMask,
+    AwaitedMask, BLOCK_TOKENS, Batch, BatchRow, PoolResult, PoolRow, SampleResult, SampleRow, Sampled,
+    ScoreResult, ScoreRow, StepOutput, TokenId, TokenMask, TokenScore,
 };
 
 use crate::sim_memory::{BLOCK_BYTES, SimMemory};
@@ -52,6 +52,8 @@ impl StepCost {
 pub struct SimOptions {
     /// Tokens in the vocabulary.
     pub vocabulary: u32,
+    /// Elements of its hidden states.
+    pub hidden: u32,
     /// Blocks in its pool.
     pub block_count: u32,
     /// New tokens in one step.
@@ -74,6 +76,7 @@ impl Default for SimOptions {
     fn default() -> Self {
         Self {
             vocabulary: 32_000,
+            hidden: 8,
             block_count: 4096,
             max_batch_tokens: 8192,
             max_rows: 256,
@@ -118,6 +121,7 @@ impl SimEngine {
             block_bytes: BLOCK_BYTES as u64,
             layout_hash: mix(options.model_seed, u64::from(options.vocabulary)),
             vocabulary: options.vocabulary,
+            hidden: options.hidden,
             max_context_tokens: options.max_context_tokens,
             max_batch_tokens: options.max_batch_tokens,
             max_rows: options.max_rows,
@@ -131,7 +135,7 @@ impl SimEngine {
                 dtype: Dtype::F16,
             },
             block_count: options.block_count,
-            hidden: 1,
+            hidden: options.hidden,
             query_heads: 1,
             intermediate: 1,
             vocabulary: options.vocabulary,
@@ -180,11 +184,52 @@ impl SimEngine {
         sum
     }
 
-    fn draw(&self, batch: &Batch, sample: &SampleRow) -> SampleResult {
+    /// What the model makes of a sequence up to its token at `token_index`.
+    fn state_after(&self, batch: &Batch, token_index: u32) -> u64 {
         let index = batch
             .rows
-            .partition_point(|row| row.tokens.range().end <= sample.token_index as usize);
-        let attended = self.attend(batch, &batch.rows[index], sample.position as usize);
+            .partition_point(|row| row.tokens.range().end <= token_index as usize);
+        let row = &batch.rows[index];
+        let position = row.first_position + (token_index - row.tokens.start);
+        self.attend(batch, row, position as usize + 1)
+    }
+
+    /// Scores that depend on every token and block before the target, as draws do.
+    fn score(&self, batch: &Batch, row: &ScoreRow) -> ScoreResult {
+        let targets = (row.token_index..).zip(&batch.targets[row.targets.range()]);
+        let scores = targets.map(|(index, target)| {
+            let hash = mix(self.state_after(batch, index), u64::from(*target));
+            let rank = low_bits(hash, self.options.vocabulary);
+            TokenScore {
+                logprob: -f32::from(u16::try_from(hash >> 48).expect("16 bits")) / 4096.0,
+                rank: rank + 1,
+                top: self.logprobs(rank, row.top).1,
+            }
+        });
+        ScoreResult {
+            sequence: row.sequence,
+            scores: Some(scores.collect()),
+        }
+    }
+
+    fn add_up(&self, batch: &Batch, row: &PoolRow) -> PoolResult {
+        let mut sum = row.so_far.to_vec();
+        sum.resize(self.options.hidden as usize, 0.0);
+        for index in row.tokens.start..row.tokens.start + row.tokens.count {
+            let state = self.state_after(batch, index);
+            for (element, sum) in (0..).zip(&mut sum) {
+                let hash = mix(state, element);
+                *sum += f64::from(u16::try_from(hash >> 48).expect("16 bits")) / 32_768.0 - 1.0;
+            }
+        }
+        PoolResult {
+            sequence: row.sequence,
+            sum: sum.into(),
+        }
+    }
+
+    fn draw(&self, batch: &Batch, sample: &SampleRow) -> SampleResult {
+        let attended = self.state_after(batch, sample.token_index);
         // The most likely token is the same whatever the seed is.
         let seed = if sample.params.temperature > 0.0 {
             sample.params.seed
@@ -245,7 +290,7 @@ impl SimEngine {
 
     /// The token at which a search begins.
     fn start(&self, hash: u64) -> TokenId {
-        TokenId::try_from(hash % u64::from(self.options.vocabulary)).expect("it is below a 32-bit number")
+        low_bits(hash, self.options.vocabulary)
     }
 
     fn is_drawable(&self, token: TokenId) -> bool {
@@ -256,15 +301,10 @@ impl SimEngine {
     fn logprobs(&self, token: TokenId, count: u8) -> (f32, Vec<(TokenId, f32)>) {
         let logprob = |rank: u8| -std::f32::consts::LN_2 * f32::from(rank + 1);
         let vocabulary = u64::from(self.options.vocabulary);
-        let rival = |rank: u8| (u64::from(token) + u64::from(rank)) % vocabulary;
+        let rival = |rank: u8| low_bits(u64::from(token) + u64::from(rank), self.options.vocabulary);
         let top = (0..count)
             .take_while(|rank| u64::from(*rank) < vocabulary)
-            .map(|rank| {
-                (
-                    TokenId::try_from(rival(rank)).expect("it is below a 32-bit number"),
-                    logprob(rank),
-                )
-            });
+            .map(|rank| (rival(rank), logprob(rank)));
         (logprob(0), top.collect())
     }
 }
@@ -275,16 +315,20 @@ impl Engine for SimEngine {
         for row in &batch.rows {
             self.append(batch, row);
         }
-        let samples = batch
-            .samples
-            .iter()
-            .map(|sample| self.draw(batch, sample))
-            .collect();
+        let output = StepOutput {
+            samples: batch
+                .samples
+                .iter()
+                .map(|sample| self.draw(batch, sample))
+                .collect(),
+            scores: batch.scores.iter().map(|row| self.score(batch, row)).collect(),
+            pools: batch.pools.iter().map(|row| self.add_up(batch, row)).collect(),
+        };
         let time = self.options.cost.of(batch);
         if !time.is_zero() {
             (self.wait)(time);
         }
-        Ok(StepOutput { samples })
+        Ok(output)
     }
 
     fn facts(&self) -> &EngineFacts {
@@ -294,6 +338,11 @@ impl Engine for SimEngine {
     fn memory(&self) -> Arc<dyn KvMemory> {
         Arc::clone(&self.memory) as Arc<dyn KvMemory>
     }
+}
+
+/// A token made of a hash.
+fn low_bits(hash: u64, vocabulary: u32) -> TokenId {
+    TokenId::try_from(hash % u64::from(vocabulary)).expect("it is below a 32-bit number")
 }
 
 /// Two words into one; every bit of both matters. The finisher of a well-known 64-bit hash.

@@ -4,7 +4,7 @@ use vlinders_kernel_api::{
     AttentionSpec, Dtype, EmbeddingId, Executor, ExecutorSpec, Head, KernelError, KvLayout, LinearId, Norm,
     QkNorm, RotaryId, Urgency,
 };
-use vlinders_types::{Batch, TokenId};
+use vlinders_types::{Batch, StepOutput, TokenId};
 
 use crate::{GenerationConfig, ModelConfig};
 
@@ -123,12 +123,12 @@ impl LoadedModel {
         }
     }
 
-    /// Plans `batch` and runs every layer, up to the logits of its samples. `executor` is one of the backend's that
-    /// this model was loaded to.
+    /// Plans `batch` and runs every layer, up to the logits of its samples, which are not drawn: what comes back has the
+    /// scores and the sums. `executor` is one of the backend's that this model was loaded to.
     ///
     /// # Errors
     /// When the batch is refused (nothing is computed then) or the device fails.
-    pub fn forward(&self, executor: &mut dyn Executor, batch: &Batch) -> Result<(), KernelError> {
+    pub fn forward(&self, executor: &mut dyn Executor, batch: &Batch) -> Result<StepOutput, KernelError> {
         executor.plan(batch)?;
         executor.embed(self.embedding)?;
         for (index, layer) in (0..).zip(&self.layers) {
@@ -138,9 +138,16 @@ impl LoadedModel {
             executor.project_residual(layer.output)?;
             executor.feed_forward(layer.feed_forward_norm, layer.gate_up, layer.down)?;
         }
-        if batch.samples.is_empty() {
-            return Ok(());
+        let mut output = StepOutput::default();
+        if !batch.scores.is_empty() {
+            output.scores = executor.score(self.final_norm, self.head, batch)?;
         }
-        executor.logits(self.final_norm, self.head)
+        if !batch.pools.is_empty() {
+            output.pools = executor.pool(self.final_norm, batch)?;
+        }
+        if !batch.samples.is_empty() {
+            executor.logits(self.final_norm, self.head)?;
+        }
+        Ok(output)
     }
 }

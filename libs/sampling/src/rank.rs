@@ -76,6 +76,23 @@ pub(crate) fn best(
     }
 }
 
+/// The place of the token at `index` among all, 1 for the most likely; of equals the lower token goes first. `maxima` are the
+/// row's block maxima: blocks of smaller ones hold nobody who goes before.
+pub(crate) fn rank_of(logits: &[f32], maxima: &[f32], index: usize) -> u32 {
+    let own = logits[index];
+    let mut before = 0_usize;
+    for (number, block) in logits.chunks(BLOCK).enumerate() {
+        if maxima[number] < own {
+            continue;
+        }
+        let first = number * BLOCK;
+        let goes_before =
+            |(inside, logit): &(usize, &f32)| **logit > own || (**logit == own && first + inside < index);
+        before += block.iter().enumerate().filter(goes_before).count();
+    }
+    u32::try_from(before).map_or(u32::MAX, |before| before.saturating_add(1))
+}
+
 /// A number that orders as the logit does. The two zeros are equal.
 pub(crate) fn logit_rank(logit: f32) -> u64 {
     const SIGN: u32 = 1 << 31;
@@ -114,6 +131,20 @@ mod tests {
             sorted.sort_unstable();
             let found: Vec<usize> = found.iter().map(|ranked| ranked.token as usize).collect();
             prop_assert_eq!(found, sorted);
+        }
+
+        #[test]
+        fn a_rank_is_the_place_in_a_sorted_row(
+            logits in prop::collection::vec(-9_i8..9, 1..400), at in any::<prop::sample::Index>(),
+        ) {
+            let logits: Vec<f32> = logits.into_iter().map(f32::from).collect();
+            let mut maxima = Vec::new();
+            scan(&logits, &mut maxima);
+            let mut sorted: Vec<usize> = (0..logits.len()).collect();
+            sorted.sort_by(|left, right| logits[*right].total_cmp(&logits[*left]).then(left.cmp(right)));
+            let index = at.index(logits.len());
+            let place = sorted.iter().position(|one| *one == index).map(|place| place + 1);
+            prop_assert_eq!(usize::try_from(rank_of(&logits, &maxima, index)).ok(), place);
         }
 
         #[test]

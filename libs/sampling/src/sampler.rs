@@ -1,12 +1,12 @@
 //! The order of things: adjust, filter, draw, report.
 
-use vlinders_types::{Sampled, SamplingParams, TokenId, TokenMask};
+use vlinders_types::{Sampled, SamplingParams, TokenId, TokenMask, TokenScore};
 
 use crate::adjust::Adjustments;
 use crate::filter::{FilterScratch, Row, keep, keeps_all};
 use crate::logprob::Distribution;
 use crate::philox::random_bits;
-use crate::rank::{RankScratch, Ranked, token_at};
+use crate::rank::{RankScratch, Ranked, rank_of, token_at};
 use crate::scan::{BLOCK, Peak, first_of_largest, scan};
 use crate::weight::Weigher;
 
@@ -122,6 +122,24 @@ impl Sampler {
             .map(|peak| self.draw(logits, &input, peak));
         self.adjustments.undo(logits);
         drawn
+    }
+
+    /// How likely `target` is by these `logits`, `[vocabulary]`, and the `top` most likely tokens. Nothing of a request
+    /// changes that: it is the model's own word.
+    ///
+    /// None when a logit is NaN or +infinity, no token is possible, or `target` is none of the vocabulary.
+    pub fn score(&mut self, logits: &[f32], target: TokenId, top: u8) -> Option<TokenScore> {
+        let index = usize::try_from(target)
+            .ok()
+            .filter(|index| *index < logits.len())?;
+        let peak = scan(logits, &mut self.maxima)?;
+        let (rank, kept) = (&mut self.rank, &mut self.kept);
+        let distribution = Distribution::read(logits, &self.maxima, peak, usize::from(top), rank, kept);
+        Some(TokenScore {
+            logprob: distribution.logprob(logits[index]),
+            rank: rank_of(logits, &self.maxima, index),
+            top: distribution.top,
+        })
     }
 
     /// The index of the drawn token in adjusted and scanned logits.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use vlinders_kv_blocks::BlockPool;
-use vlinders_scheduler::{AfterFirstToken, NewSequence, PlanOutcome, Scheduler, SchedulerLimits};
+use vlinders_scheduler::{AfterFirstToken, NewSequence, PlanOutcome, PromptWish, Scheduler, SchedulerLimits};
 use vlinders_types::{Batch, SampleResult, Sampled, SamplingParams, SequenceId, StepOutput};
 
 const SEQUENCES: u64 = 256;
@@ -31,6 +31,7 @@ fn main() {
                 .map(|token| token + u32::try_from(id).expect("small"))
                 .collect(),
             prompt_tokens: PROMPT_TOKENS,
+            wish: PromptWish::default(),
             max_total_tokens: 8192,
             min_total_tokens: 0,
             banned: Arc::from([]),
@@ -85,5 +86,6 @@ fn answer(batch: &Batch) -> StepOutput {
     });
     StepOutput {
         samples: results.collect(),
+        ..StepOutput::default()
     }
 }

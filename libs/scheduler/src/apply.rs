@@ -1,7 +1,10 @@
 //! What a computed step changes.
 
-use vlinders_types::{BLOCK_TOKENS, SampleResult, Sampled, SequenceId, StepOutput, blocks_for_tokens};
+use vlinders_types::{
+    BLOCK_TOKENS, PoolResult, SampleResult, Sampled, ScoreResult, SequenceId, StepOutput, blocks_for_tokens,
+};
 
+use crate::prompt;
 use crate::scheduler::PlannedRow;
 use crate::table::Slot;
 use crate::{AfterFirstToken, Event, Phase, PhaseEvent, Scheduler};
@@ -15,25 +18,14 @@ impl Scheduler {
     pub fn apply(&mut self, output: &StepOutput) -> Vec<Event> {
         let mut rows = std::mem::take(&mut self.open_step);
         let mut events = std::mem::take(&mut self.pending_events);
-        let mut results = output.samples.iter();
+        let mut results = Results::new(output);
         for row in &rows {
-            let result = row
-                .draws
-                .then(|| results.next().expect("one result for each sample of the batch"));
-            if let Some(result) = result {
-                assert_eq!(
-                    result.sequence, row.id,
-                    "results come in the order of the batch's samples"
-                );
-            }
+            let result = results.of(row);
             if self.sequences.holds(row.slot, row.id) {
                 self.apply_row(row, result, &mut events);
             }
         }
-        assert!(
-            results.next().is_none(),
-            "one result for each sample of the batch"
-        );
+        results.assert_all_taken();
         self.dispose_retired();
         rows.clear();
         self.open_step = rows;
@@ -55,26 +47,32 @@ impl Scheduler {
         ids
     }
 
-    fn apply_row(&mut self, row: &PlannedRow, result: Option<&SampleResult>, events: &mut Vec<Event>) {
+    fn apply_row(&mut self, row: &PlannedRow, result: RowResult<'_>, events: &mut Vec<Event>) {
         let sequence = &mut self.sequences[row.slot];
         sequence.in_flight_tokens = 0;
-        let sampled = match result {
-            None => None,
-            Some(SampleResult {
-                sampled: Some(sampled),
-                ..
-            }) => Some(sampled),
-            Some(SampleResult { sampled: None, .. }) => {
-                // Whatever spoiled the logits may be in the keys and values too: they are not published.
-                events.push(Event::Failed { id: row.id });
-                self.step(row.slot, PhaseEvent::DrawFailed);
-                return;
-            }
-        };
+        if !result.is_trusted() {
+            // Whatever spoiled the logits may be in the keys and values too: they are not published.
+            events.push(Event::Failed { id: row.id });
+            self.step(row.slot, PhaseEvent::DrawFailed);
+            return;
+        }
         sequence.computed_tokens += row.token_count;
         sequence.publish(&mut self.pool);
+        events.extend(
+            result
+                .scores
+                .and_then(|result| prompt::take_scores(sequence, result)),
+        );
+        if let Some(result) = result.pool {
+            prompt::take_sum(sequence, result);
+        }
+        if row.ends {
+            events.push(prompt::done(sequence));
+            self.step(row.slot, PhaseEvent::PromptDone);
+            return;
+        }
         let filled = self.report_filled(row);
-        if let Some(sampled) = sampled {
+        if let Some(sampled) = result.sample.and_then(|result| result.sampled.as_ref()) {
             self.apply_draw(row.slot, sampled, events);
         }
         events.extend(filled);
@@ -127,4 +125,64 @@ impl Scheduler {
         });
         self.step(slot, PhaseEvent::TokenDrawn { is_last });
     }
+}
+
+/// What came of one row.
+#[derive(Clone, Copy)]
+struct RowResult<'a> {
+    sample: Option<&'a SampleResult>,
+    scores: Option<&'a ScoreResult>,
+    pool: Option<&'a PoolResult>,
+}
+
+impl RowResult<'_> {
+    /// Whether every distribution that was asked for was one.
+    fn is_trusted(&self) -> bool {
+        let drawn = self.sample.is_none_or(|result| result.sampled.is_some());
+        drawn && self.scores.is_none_or(|result| result.scores.is_some())
+    }
+}
+
+/// The results of a step, taken row by row.
+struct Results<'a> {
+    samples: std::slice::Iter<'a, SampleResult>,
+    scores: std::slice::Iter<'a, ScoreResult>,
+    pools: std::slice::Iter<'a, PoolResult>,
+}
+
+impl<'a> Results<'a> {
+    fn new(output: &'a StepOutput) -> Self {
+        Self {
+            samples: output.samples.iter(),
+            scores: output.scores.iter(),
+            pools: output.pools.iter(),
+        }
+    }
+
+    fn of(&mut self, row: &PlannedRow) -> RowResult<'a> {
+        let result = RowResult {
+            sample: take(&mut self.samples, row.draws),
+            scores: take(&mut self.scores, row.prompt.scores),
+            pool: take(&mut self.pools, row.prompt.pools),
+        };
+        let of_others = [
+            result.sample.map(|result| result.sequence),
+            result.scores.map(|result| result.sequence),
+            result.pool.map(|result| result.sequence),
+        ];
+        assert!(
+            of_others.iter().flatten().all(|sequence| *sequence == row.id),
+            "results come in the order of the batch's rows"
+        );
+        result
+    }
+
+    fn assert_all_taken(&self) {
+        let left = self.samples.len() + self.scores.len() + self.pools.len();
+        assert_eq!(left, 0, "one result for each row that asks for one");
+    }
+}
+
+fn take<'a, T>(results: &mut std::slice::Iter<'a, T>, is_there: bool) -> Option<&'a T> {
+    is_there.then(|| results.next().expect("one result for each row that asks for one"))
 }

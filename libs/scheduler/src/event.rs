@@ -1,6 +1,8 @@
 //! What a scheduler says.
 
-use vlinders_types::{BlockId, SequenceId, TokenId};
+use std::sync::Arc;
+
+use vlinders_types::{BlockId, SequenceId, TokenId, TokenScore};
 
 use crate::Phase;
 
@@ -34,7 +36,26 @@ pub enum Event {
         /// `max_total_tokens` are reached: no further token will be drawn, `finish` must follow.
         last: bool,
     },
-    /// The logits held nothing to draw from. No further token will be drawn, `finish` must follow.
+    /// Prompt tokens were scored. Parts of one sequence follow one another without gap or repetition, also across
+    /// preemptions, and all of them come before its first token or its end.
+    Scored {
+        /// Whose.
+        id: SequenceId,
+        /// Position of the first of them.
+        first: u32,
+        /// At least one.
+        scores: Vec<TokenScore>,
+    },
+    /// All tokens of a sequence that draws none are computed: `finish` must follow.
+    PromptDone {
+        /// Whose.
+        id: SequenceId,
+        /// Prompt tokens that were found in the prefix cache when the sequence was first admitted.
+        cached_tokens: u32,
+        /// The sum of the hidden states that were asked for.
+        pooled: Option<Arc<[f64]>>,
+    },
+    /// The logits held nothing to draw from or to score by. No further token will be drawn, `finish` must follow.
     Failed {
         /// Whose.
         id: SequenceId,

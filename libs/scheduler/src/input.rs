@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vlinders_types::{SamplingParams, SequenceId, TokenId};
+use vlinders_types::{Pooling, SamplingParams, SequenceId, TokenId};
 
 /// What happens to a submitted sequence once its first token is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,6 +34,26 @@ pub struct SchedulerLimits {
     pub after_first_token: AfterFirstToken,
 }
 
+/// What is wanted of a sequence's given tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct PromptWish {
+    /// Scores of prompt tokens.
+    pub scores: Option<ScoreWish>,
+    /// A sum of hidden states: the last token's alone, or all tokens'.
+    pub pooling: Option<Pooling>,
+    /// Nothing is drawn: the sequence ends once its tokens are computed.
+    pub draws_nothing: bool,
+}
+
+/// Which prompt tokens are scored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScoreWish {
+    /// Position of the first, at least 1. Those before it may come from the prefix cache.
+    pub first: u32,
+    /// How many of the most likely tokens are reported beside each.
+    pub top: u8,
+}
+
 /// A sequence to run.
 #[derive(Clone, Debug)]
 pub struct NewSequence {
@@ -43,7 +63,9 @@ pub struct NewSequence {
     pub tokens: Vec<TokenId>,
     /// How many of `tokens` are prompt.
     pub prompt_tokens: u32,
-    /// Prompt and generated tokens at most: the sequence ends when it has this many.
+    /// What is wanted of them beside or instead of the tokens drawn after them.
+    pub wish: PromptWish,
+    /// Prompt and generated tokens at most: the sequence ends when it has this many. All of `tokens` when nothing is drawn.
     pub max_total_tokens: u32,
     /// `banned` may not be drawn before the sequence has this many tokens.
     pub min_total_tokens: u32,

@@ -33,7 +33,7 @@ impl Scheduler {
         sequence.computed_tokens = sequence.token_count();
         sequence.publish(&mut self.pool);
         self.recent_prefixes.note(sequence.published_hashes(), &self.pool);
-        sequence.tokens.extend_from_slice(generated);
+        sequence.add_drawn_elsewhere(generated);
         if after == AfterKv::Recompute {
             let lease = sequence.surrender_blocks();
             self.pool.release(lease);
@@ -60,7 +60,7 @@ impl Scheduler {
         let event = PhaseEvent::KvFailed { length_reached };
         self.check(slot, event)?;
         let sequence = &mut self.sequences[slot];
-        sequence.tokens.extend_from_slice(generated);
+        sequence.add_drawn_elsewhere(generated);
         sequence.cached_tokens = None;
         let lease = sequence.surrender_blocks();
         match destination {

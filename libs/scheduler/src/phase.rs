@@ -55,6 +55,8 @@ pub enum PhaseEvent {
         /// Its length is reached.
         is_last: bool,
     },
+    /// All its tokens are computed, and none is to be drawn.
+    PromptDone,
     /// There was nothing to draw from.
     DrawFailed,
     /// The hand-off did not work out: it goes on here.
@@ -98,7 +100,8 @@ impl Phase {
                 P::Running { then: Continue }
             }
             (P::Running { then: Hold }, E::TokenDrawn { is_last: false }) => P::Holding,
-            (P::Running { .. }, E::TokenDrawn { is_last: true } | E::DrawFailed) => P::Ended,
+            (P::Running { then: Continue }, E::PromptDone)
+            | (P::Running { .. }, E::TokenDrawn { is_last: true } | E::DrawFailed) => P::Ended,
             (P::Holding, E::Resumed) => P::Running { then: Continue },
             (
                 P::Waiting { .. },
@@ -106,14 +109,20 @@ impl Phase {
                 | E::KvFailed { .. }
                 | E::Preempted
                 | E::TokenDrawn { .. }
+                | E::PromptDone
                 | E::DrawFailed
                 | E::Resumed,
             )
             | (
                 P::AwaitingKv,
-                E::Admitted | E::Preempted | E::TokenDrawn { .. } | E::DrawFailed | E::Resumed,
+                E::Admitted
+                | E::Preempted
+                | E::TokenDrawn { .. }
+                | E::PromptDone
+                | E::DrawFailed
+                | E::Resumed,
             )
-            | (P::Running { then: Hold }, E::Preempted)
+            | (P::Running { then: Hold }, E::Preempted | E::PromptDone)
             | (P::Running { .. }, E::Admitted | E::KvArrived(_) | E::KvFailed { .. } | E::Resumed)
             | (
                 P::Holding,
@@ -122,6 +131,7 @@ impl Phase {
                 | E::KvFailed { .. }
                 | E::Preempted
                 | E::TokenDrawn { .. }
+                | E::PromptDone
                 | E::DrawFailed,
             )
             | (
@@ -131,6 +141,7 @@ impl Phase {
                 | E::KvFailed { .. }
                 | E::Preempted
                 | E::TokenDrawn { .. }
+                | E::PromptDone
                 | E::DrawFailed
                 | E::Resumed,
             ) => {

@@ -6,6 +6,7 @@
 
 use vlinders_types::{Batch, BatchRow, SampleRow, Span, blocks_for_tokens};
 
+use crate::prompt;
 use crate::scheduler::PlannedRow;
 use crate::table::Slot;
 use crate::{AfterFirstToken, Event, Phase, PhaseEvent, PlanOutcome, Scheduler};
@@ -92,8 +93,7 @@ impl Scheduler {
         };
         let headroom = self.headroom(then);
         let sequence = &mut self.sequences[slot];
-        // The last token is always computed: the next one is drawn from its logits.
-        let prefix_tokens = sequence.token_count() - 1;
+        let prefix_tokens = sequence.cacheable_tokens();
         let found = self.pool.prefix(sequence.full_block_hashes(prefix_tokens));
         if sequence.needed_blocks() - found.leased + headroom > self.pool.available() {
             return false;
@@ -173,22 +173,31 @@ impl Scheduler {
         );
         let table = &sequence.lease.blocks()[..blocks_for_tokens(end) as usize];
         let blocks = append(&mut batch.blocks, table);
-        batch.rows.push(BatchRow {
+        let row = BatchRow {
             sequence: sequence.id,
             tokens,
             first_position,
             blocks,
-        });
-        let draws = token_count == remaining;
+        };
+        batch.rows.push(row);
+        let is_last = token_count == remaining;
+        let draws = is_last && !sequence.progress.draws_nothing();
         self.open_step.push(PlannedRow {
             slot,
             id: sequence.id,
             token_count,
             draws,
+            ends: is_last && !draws,
+            prompt: prompt::plan(sequence, row, batch),
         });
-        if !draws {
-            return;
+        if draws {
+            self.push_sample(slot, tokens.start + token_count - 1, batch);
         }
+    }
+
+    /// Draws a token after the sequence's last one, which is at `token_index` of the batch.
+    fn push_sample(&self, slot: Slot, token_index: u32, batch: &mut Batch) {
+        let sequence = &self.sequences[slot];
         let seen: &[_] = if sequence.sampling.needs_history() {
             &sequence.tokens
         } else {
@@ -202,8 +211,8 @@ impl Scheduler {
         };
         batch.samples.push(SampleRow {
             sequence: sequence.id,
-            token_index: tokens.start + token_count - 1,
-            position: end,
+            token_index,
+            position: sequence.token_count(),
             params: sequence.sampling.clone(),
             history: append(&mut batch.history, seen),
             prompt_tokens: sequence.prompt_tokens,
@@ -214,7 +223,7 @@ impl Scheduler {
 }
 
 /// Copies `part` to the end of a flat array and says where it is.
-fn append<T: Copy>(all: &mut Vec<T>, part: &[T]) -> Span {
+pub(crate) fn append<T: Copy>(all: &mut Vec<T>, part: &[T]) -> Span {
     let length = |entries: usize| u32::try_from(entries).expect("a batch has less than 2^32 entries");
     let span = Span {
         start: length(all.len()),

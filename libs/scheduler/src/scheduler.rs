@@ -6,6 +6,7 @@ use std::sync::Arc;
 use vlinders_kv_blocks::{BlockPool, Lease, PrefixHasher, Quarantine};
 use vlinders_types::{BlockId, PrefixMark, SequenceId, TokenId, blocks_for_tokens};
 
+use crate::prompt::PromptRow;
 use crate::queue::WaitingQueue;
 use crate::recent_prefixes::RecentPrefixes;
 use crate::sequence::{BlockChain, Sequence};
@@ -19,6 +20,9 @@ pub(crate) struct PlannedRow {
     pub(crate) id: SequenceId,
     pub(crate) token_count: u32,
     pub(crate) draws: bool,
+    /// It is the last one of a sequence that draws nothing.
+    pub(crate) ends: bool,
+    pub(crate) prompt: PromptRow,
 }
 
 /// Blocks of a sequence that was finished while a step was writing into them.
@@ -107,7 +111,11 @@ impl Scheduler {
         if self.waiting.len() >= max_waiting as usize {
             return Err(SubmitError::QueueFull { max_waiting });
         }
-        let then = self.limits.after_first_token;
+        // Without a token nothing is left to hand off.
+        let then = match new.wish.draws_nothing {
+            true => AfterFirstToken::Continue,
+            false => self.limits.after_first_token,
+        };
         let sequence = self.sequence(new, Phase::Waiting { then });
         self.enter(sequence);
         Ok(())
@@ -250,7 +258,7 @@ impl Scheduler {
                 prompt_tokens: new.prompt_tokens,
             });
         }
-        if tokens >= max_total_tokens {
+        if tokens >= max_total_tokens && !new.wish.draws_nothing {
             return Err(SubmitError::NothingToDraw {
                 tokens,
                 max_total_tokens,
@@ -263,8 +271,12 @@ impl Scheduler {
                 context_tokens,
             });
         }
-        // The last token's keys and values are never needed.
-        let needed_blocks = blocks_for_tokens(max_total_tokens - 1);
+        // A drawn last token's keys and values are never needed.
+        let stored = match new.wish.draws_nothing {
+            true => tokens,
+            false => max_total_tokens - 1,
+        };
+        let needed_blocks = blocks_for_tokens(stored);
         let pool_blocks = self.pool.counts().total;
         if needed_blocks > pool_blocks {
             return Err(SubmitError::TooManyBlocks {

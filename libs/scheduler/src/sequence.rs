@@ -6,6 +6,7 @@ use std::sync::Arc;
 use vlinders_kv_blocks::{BlockPool, Lease, PrefixHasher};
 use vlinders_types::{BLOCK_TOKENS, BlockHash, SamplingParams, SequenceId, TokenId, blocks_for_tokens};
 
+use crate::prompt::PromptProgress;
 use crate::{NewSequence, Phase};
 
 /// Order among waiting and among running sequences, first comes first: by priority, then by age. It never changes, so
@@ -65,6 +66,7 @@ pub(crate) struct Sequence {
     pub(crate) reported_blocks: u32,
     /// Set at the first admission.
     pub(crate) cached_tokens: Option<u32>,
+    pub(crate) progress: PromptProgress,
 }
 
 impl Sequence {
@@ -90,6 +92,7 @@ impl Sequence {
             in_flight_tokens: 0,
             reported_blocks: 0,
             cached_tokens: None,
+            progress: PromptProgress::new(new.wish, given_tokens),
         }
     }
 
@@ -113,6 +116,21 @@ impl Sequence {
 
     pub(crate) fn has_full_length(&self) -> bool {
         self.token_count() >= self.max_total_tokens
+    }
+
+    /// Tokens at its beginning that need not be computed if they are cached. The last one always is: what comes next is
+    /// drawn from its logits.
+    pub(crate) fn cacheable_tokens(&self) -> u32 {
+        let before_wishes = self.progress.cacheable_tokens(self.prompt_tokens);
+        before_wishes.min(self.token_count() - 1)
+    }
+
+    /// Takes tokens that were drawn elsewhere. Whoever drew the first one has told the scores before it.
+    pub(crate) fn add_drawn_elsewhere(&mut self, drawn: &[TokenId]) {
+        if !drawn.is_empty() {
+            self.progress.forget_scores();
+        }
+        self.tokens.extend_from_slice(drawn);
     }
 
     /// Hashes of the full blocks within the first `tokens` tokens; none when prefixes are not cached.

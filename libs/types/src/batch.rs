@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::{AwaitedMask, BlockId, SamplingParams, SequenceId, TokenId};
+use crate::{
+    AwaitedMask, BlockId, PoolResult, PoolRow, SamplingParams, ScoreResult, ScoreRow, SequenceId, TokenId,
+};
 
 /// A run of entries in one of a batch's flat arrays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -34,6 +36,12 @@ pub struct Batch {
     pub samples: Vec<SampleRow>,
     /// Prompt and generated tokens of the samples that need them for penalties.
     pub history: Vec<TokenId>,
+    /// Given tokens to score. Usually empty, as all below.
+    pub scores: Vec<ScoreRow>,
+    /// The given tokens of all scores.
+    pub targets: Vec<TokenId>,
+    /// Hidden states to add up.
+    pub pools: Vec<PoolRow>,
 }
 
 impl Batch {
@@ -44,6 +52,9 @@ impl Batch {
         self.blocks.clear();
         self.samples.clear();
         self.history.clear();
+        self.scores.clear();
+        self.targets.clear();
+        self.pools.clear();
     }
 }
 
@@ -83,17 +94,6 @@ pub struct SampleRow {
     pub allowed: Option<Arc<AwaitedMask>>,
 }
 
-/// How likely a given token was at its position.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TokenScore {
-    /// Natural logarithm of its unmodified probability, at most 0.
-    pub logprob: f32,
-    /// 1 for the most likely token; of equals the lowest id goes first.
-    pub rank: u32,
-    /// The most likely tokens there, most likely first, as many as asked for.
-    pub top: Vec<(TokenId, f32)>,
-}
-
 /// A drawn token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampled {
@@ -112,9 +112,13 @@ pub struct SampleResult {
     pub sampled: Option<Sampled>,
 }
 
-/// What came of one step: one entry per [`Batch::samples`], in that order.
+/// What came of one step: one entry for each row of the batch's array of the same name, in that order.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct StepOutput {
     /// The draws.
     pub samples: Vec<SampleResult>,
+    /// The scores.
+    pub scores: Vec<ScoreResult>,
+    /// The sums.
+    pub pools: Vec<PoolResult>,
 }

@@ -7,19 +7,21 @@ mod batch;
 mod constraint;
 mod handoff;
 mod ids;
+mod prompt;
 mod request;
 mod sampling;
 mod tokens;
 mod units;
 mod usage;
 
-pub use batch::{Batch, BatchRow, SampleResult, SampleRow, Sampled, Span, StepOutput, TokenScore};
+pub use batch::{Batch, BatchRow, SampleResult, SampleRow, Sampled, Span, StepOutput};
 pub use constraint::{AwaitedMask, Constraint, TokenMask};
 pub use handoff::{Beacon, Hello, Offer, OfferReply, Presence, RefuseReason, ResumeState, Ticket};
 pub use ids::{
     BlockHash, BlockId, Epoch, FrontendId, InvalidRequestId, KeyId, ModelName, Pool, PrefixMark, RequestId,
     SequenceId, TenantId, WorkerId,
 };
+pub use prompt::{PoolResult, PoolRow, ScoreResult, ScoreRow, TokenScore};
 pub use request::{Cancel, Pooling, Request, Task};
 pub use sampling::{SamplingParams, SpecialTokens, StopRules, TextRules};
 pub use tokens::{

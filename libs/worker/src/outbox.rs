@@ -78,14 +78,16 @@ impl Outbox {
         let mut notes = Vec::with_capacity(self.chunks.len() + self.notes.len());
         for (frontend, chunks) in self.chunks.drain(..) {
             let batch_seq = self.batch_seqs.entry(frontend.clone()).or_default();
-            *batch_seq += 1;
-            let batch = StepBatch {
-                worker: self.worker.clone(),
-                epoch: self.epoch,
-                batch_seq: *batch_seq,
-                chunks,
-            };
-            notes.push(Note::Step(frontend, batch));
+            for chunks in messages(chunks) {
+                *batch_seq += 1;
+                let batch = StepBatch {
+                    worker: self.worker.clone(),
+                    epoch: self.epoch,
+                    batch_seq: *batch_seq,
+                    chunks,
+                };
+                notes.push(Note::Step(frontend.clone(), batch));
+            }
         }
         notes.append(&mut self.notes);
         notes
@@ -102,5 +104,103 @@ impl Outbox {
     /// A frontend that is gone needs no numbering any more.
     pub(crate) fn forget(&mut self, frontend: &FrontendId) {
         self.batch_seqs.remove(frontend);
+    }
+}
+
+/// Bytes of scores and vectors after which a message is full. A server of the bus may refuse more than 1 MiB.
+const FULL_BYTES: usize = 512 << 10;
+
+/// One message for all chunks of a step, unless many tell of their prompts.
+fn messages(chunks: Vec<Chunk>) -> Vec<Vec<Chunk>> {
+    if chunks.iter().map(prompt_bytes).sum::<usize>() <= FULL_BYTES {
+        return vec![chunks];
+    }
+    let (mut messages, mut bytes) = (vec![Vec::new()], 0);
+    for chunk in chunks {
+        bytes += prompt_bytes(&chunk);
+        if bytes > FULL_BYTES && messages.last().is_some_and(|message| !message.is_empty()) {
+            bytes = prompt_bytes(&chunk);
+            messages.push(Vec::new());
+        }
+        if let Some(message) = messages.last_mut() {
+            message.push(chunk);
+        }
+    }
+    messages
+}
+
+/// At most what a chunk's scores and its vector occupy in a message.
+fn prompt_bytes(chunk: &Chunk) -> usize {
+    let scores = chunk.prompt_scores.as_ref().map_or(0, |part| {
+        part.scores.iter().map(|score| 20 + 9 * score.top.len()).sum()
+    });
+    scores + 4 * chunk.embedding.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use vlinders_types::{PromptScores, TokenScore};
+    use vlinders_wire::encode_step_batch;
+
+    use super::*;
+
+    fn scored(handle: u64, tokens: usize) -> Chunk {
+        let score = TokenScore {
+            logprob: -1.5,
+            rank: u32::MAX,
+            top: vec![(u32::MAX, -2.5); 20],
+        };
+        let scores = vec![score; tokens];
+        Chunk {
+            handle,
+            prompt_scores: Some(PromptScores { first: 1, scores }),
+            ..Chunk::default()
+        }
+    }
+
+    #[test]
+    fn many_scores_go_out_in_several_messages_in_order_and_none_is_large() {
+        let mut outbox = Outbox::new(WorkerId::new("w"), Epoch(1));
+        let frontend = FrontendId::new("f");
+        for handle in 0..30 {
+            outbox.push_chunk(&frontend, scored(handle, 700));
+            outbox.push_chunk(
+                &frontend,
+                Chunk {
+                    handle,
+                    ..Chunk::default()
+                },
+            );
+        }
+        let mut handles = Vec::new();
+        let notes = outbox.take();
+        assert!(notes.len() > 4, "{} messages", notes.len());
+        for (batch_seq, note) in (1..).zip(notes) {
+            let Note::Step(_, batch) = note else {
+                panic!("only chunks were pushed")
+            };
+            assert_eq!(batch.batch_seq, batch_seq);
+            assert!(encode_step_batch(&batch).len() < 600 << 10);
+            handles.extend(batch.chunks.iter().map(|chunk| chunk.handle));
+        }
+        assert_eq!(
+            handles,
+            (0..30).flat_map(|handle| [handle, handle]).collect::<Vec<_>>()
+        );
+    }
+
+    #[test]
+    fn a_step_of_tokens_alone_is_one_message() {
+        let mut outbox = Outbox::new(WorkerId::new("w"), Epoch(1));
+        for handle in 0..5000 {
+            outbox.push_chunk(
+                &FrontendId::new("f"),
+                Chunk {
+                    handle,
+                    ..Chunk::default()
+                },
+            );
+        }
+        assert_eq!(outbox.take().len(), 1);
     }
 }

@@ -106,6 +106,11 @@ impl Output {
         }
     }
 
+    /// Takes a vector along with the last chunk.
+    pub(crate) fn carry(&mut self, embedding: Vec<f32>) {
+        self.pending.embedding = embedding;
+    }
+
     /// Tokens generated over all attempts.
     pub(crate) fn generated(&self) -> u32 {
         self.generated

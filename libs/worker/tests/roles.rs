@@ -2,6 +2,7 @@
 
 mod choices;
 mod leaving;
+mod prompts;
 mod seams;
 mod world;
 

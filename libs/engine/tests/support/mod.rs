@@ -77,6 +77,7 @@ impl Sequence {
                 vec![]
             },
             history: vec![],
+            ..Batch::default()
         }
     }
 

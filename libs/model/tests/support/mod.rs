@@ -8,7 +8,7 @@ use vlinders_kernel_api::{
     AttentionSpec, Backend, BackendFacts, Dtype, EmbeddingId, Executor, ExecutorSpec, Head, KernelError,
     KvMemory, LinearId, LinearKind, LinearPart, Norm, QkNorm, RotaryId, TensorView, VectorId,
 };
-use vlinders_types::{Batch, SampleResult};
+use vlinders_types::{Batch, PoolResult, SampleResult, ScoreResult};
 
 /// Where the golden checkpoints are.
 pub(crate) fn golden(family: &str) -> PathBuf {
@@ -124,6 +124,16 @@ impl Executor for RecordingExecutor {
 
     fn feed_forward(&mut self, norm: Norm, gate_up: LinearId, down: LinearId) -> Result<(), KernelError> {
         self.record(format!("feed_forward {} {} {}", norm.weight.0, gate_up.0, down.0))
+    }
+
+    fn score(&mut self, norm: Norm, head: Head, _batch: &Batch) -> Result<Vec<ScoreResult>, KernelError> {
+        self.record(format!("score {} {head:?}", norm.weight.0))?;
+        Ok(Vec::new())
+    }
+
+    fn pool(&mut self, norm: Norm, _batch: &Batch) -> Result<Vec<PoolResult>, KernelError> {
+        self.record(format!("pool {}", norm.weight.0))?;
+        Ok(Vec::new())
     }
 
     fn logits(&mut self, norm: Norm, head: Head) -> Result<(), KernelError> {

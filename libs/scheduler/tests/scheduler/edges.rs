@@ -1,7 +1,7 @@
 //! Edges by name.
 
 use vlinders_scheduler::{
-    AdoptError, Event, NewSequence, Phase, PlanOutcome, Scheduler, SchedulerLimits, SubmitError,
+    AdoptError, Event, NewSequence, Phase, PlanOutcome, PromptWish, Scheduler, SchedulerLimits, SubmitError,
 };
 use vlinders_types::{SampleResult, SequenceId, StepOutput};
 
@@ -10,7 +10,11 @@ use crate::world::{Spec, World, limits};
 fn preempted(world: &World) -> Vec<SequenceId> {
     let id = |event: &Event| match event {
         Event::Preempted { id } => Some(*id),
-        Event::Sampled { .. } | Event::Failed { .. } | Event::BlocksFilled { .. } => None,
+        Event::Sampled { .. }
+        | Event::Scored { .. }
+        | Event::PromptDone { .. }
+        | Event::Failed { .. }
+        | Event::BlocksFilled { .. } => None,
     };
     world.events.iter().filter_map(id).collect()
 }
@@ -21,6 +25,8 @@ fn cached_tokens(world: &World, wanted: SequenceId) -> u32 {
             id, cached_tokens, ..
         } if *id == wanted => Some(*cached_tokens),
         Event::Sampled { .. }
+        | Event::Scored { .. }
+        | Event::PromptDone { .. }
         | Event::Failed { .. }
         | Event::BlocksFilled { .. }
         | Event::Preempted { .. } => None,
@@ -194,6 +200,7 @@ fn other_salts_find_nothing() {
         id: SequenceId(id),
         tokens: vec![1; 40],
         prompt_tokens: 40,
+        wish: PromptWish::default(),
         max_total_tokens: 41,
         min_total_tokens: 0,
         banned: [].into(),
@@ -286,7 +293,11 @@ fn a_higher_priority_is_admitted_first_and_equals_in_order() {
     world.run();
     let first_token = |event: &Event| match event {
         Event::Sampled { id, .. } => Some(*id),
-        Event::Failed { .. } | Event::BlocksFilled { .. } | Event::Preempted { .. } => None,
+        Event::Scored { .. }
+        | Event::PromptDone { .. }
+        | Event::Failed { .. }
+        | Event::BlocksFilled { .. }
+        | Event::Preempted { .. } => None,
     };
     let order: Vec<_> = world.events.iter().filter_map(first_token).collect();
     assert_eq!(order, [2, 4, 0, 1, 3].map(|index: usize| ids[index]));

@@ -1,7 +1,10 @@
 //! An engine without a model. The slot of position `p` holds a hash of the slot of `p - 1` and token `p`; the drawn token
 //! is a hash of its last slot, the seed and the position. One wrong slot changes every token after it.
 
-use vlinders_types::{BLOCK_TOKENS, Batch, BlockId, SampleResult, SampleRow, Sampled, StepOutput, TokenId};
+use vlinders_types::{
+    BLOCK_TOKENS, Batch, BlockId, PoolResult, PoolRow, Pooling, SampleResult, SampleRow, Sampled,
+    ScoreResult, ScoreRow, SequenceId, StepOutput, TokenId, TokenScore,
+};
 
 /// Tokens are below this; 0 ends a sequence.
 pub(crate) const VOCABULARY: u64 = 40;
@@ -55,6 +58,46 @@ pub(crate) fn undisturbed(given: &[TokenId], seed: u64, min_total: u32, max_tota
     tokens
 }
 
+/// How likely `target` is after a slot.
+fn score_after(slot: u64, target: TokenId) -> TokenScore {
+    let hash = mix(slot, u64::from(target));
+    TokenScore {
+        logprob: -f32::from(u16::try_from(hash >> 48).expect("16 bits")),
+        rank: 1,
+        top: Vec::new(),
+    }
+}
+
+/// The hidden state of a slot: few bits, so that sums are exact.
+fn state_of(slot: u64) -> f64 {
+    f64::from(u32::try_from(slot >> 40).expect("24 bits"))
+}
+
+/// Scores of the tokens from `first` on.
+pub(crate) fn scores(tokens: &[TokenId], first: usize) -> Vec<TokenScore> {
+    let (mut slot, mut scores) = (0, Vec::new());
+    for (position, token) in tokens.iter().enumerate() {
+        if position >= first {
+            scores.push(score_after(slot, *token));
+        }
+        slot = slot_after(slot, *token);
+    }
+    scores
+}
+
+/// The sum of hidden states, which have one element.
+pub(crate) fn sum(tokens: &[TokenId], pooling: Pooling) -> [f64; 1] {
+    let (mut slot, mut sum) = (0, 0.0);
+    for token in tokens {
+        slot = slot_after(slot, *token);
+        sum += state_of(slot);
+    }
+    match pooling {
+        Pooling::LastToken => [state_of(slot)],
+        Pooling::Mean => [sum],
+    }
+}
+
 impl FakeEngine {
     pub(crate) fn new(block_count: u32) -> Self {
         Self {
@@ -84,17 +127,41 @@ impl FakeEngine {
                 .iter()
                 .map(|sample| self.sample(batch, sample))
                 .collect(),
+            scores: batch.scores.iter().map(|row| self.score(batch, row)).collect(),
+            pools: batch.pools.iter().map(|row| self.pool(batch, row)).collect(),
+        }
+    }
+
+    fn slot_at(&self, batch: &Batch, sequence: SequenceId, token_index: u32) -> u64 {
+        let row = batch.rows.iter().find(|row| row.sequence == sequence);
+        let row = row.expect("what is told has a row");
+        let position = row.first_position + token_index - row.tokens.start;
+        self.slot(&batch.blocks[row.blocks.range()], position as usize)
+    }
+
+    fn score(&self, batch: &Batch, row: &ScoreRow) -> ScoreResult {
+        let targets = (row.token_index..).zip(&batch.targets[row.targets.range()]);
+        let scores =
+            targets.map(|(index, target)| score_after(self.slot_at(batch, row.sequence, index), *target));
+        ScoreResult {
+            sequence: row.sequence,
+            scores: Some(scores.collect()),
+        }
+    }
+
+    fn pool(&self, batch: &Batch, row: &PoolRow) -> PoolResult {
+        let mut sum = row.so_far.first().copied().unwrap_or(0.0);
+        for index in row.tokens.start..row.tokens.start + row.tokens.count {
+            sum += state_of(self.slot_at(batch, row.sequence, index));
+        }
+        PoolResult {
+            sequence: row.sequence,
+            sum: [sum].into(),
         }
     }
 
     fn sample(&self, batch: &Batch, sample: &SampleRow) -> SampleResult {
-        let row = batch
-            .rows
-            .iter()
-            .find(|row| row.sequence == sample.sequence)
-            .expect("samples have rows");
-        let last = row.first_position + sample.token_index - row.tokens.start;
-        let slot = self.slot(&batch.blocks[row.blocks.range()], last as usize);
+        let slot = self.slot_at(batch, sample.sequence, sample.token_index);
         let token = draw(slot, sample.params.seed, sample.position as usize, &sample.banned);
         SampleResult {
             sequence: sample.sequence,

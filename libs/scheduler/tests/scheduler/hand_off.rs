@@ -36,7 +36,10 @@ fn blocks_are_reported_as_they_fill_and_the_last_one_with_the_first_token() {
                 ..
             } => Some((*first_block_index, blocks.len(), *last)),
             Event::Sampled { .. } => None,
-            Event::Failed { .. } | Event::Preempted { .. } => panic!("not here"),
+            Event::Scored { .. }
+            | Event::PromptDone { .. }
+            | Event::Failed { .. }
+            | Event::Preempted { .. } => panic!("not here"),
         })
         .collect();
     assert_eq!(

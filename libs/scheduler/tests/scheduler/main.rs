@@ -4,5 +4,6 @@ mod checks;
 mod edges;
 mod engine;
 mod hand_off;
+mod prompts;
 mod random;
 mod world;

@@ -1,7 +1,10 @@
 //! Anything at any time, with tiny pools: every sequence that is not cancelled gets the tokens of the undisturbed run.
 
 use proptest::prelude::*;
-use vlinders_scheduler::{AfterFirstToken, FailedDestination, Phase, PlanOutcome, SchedulerLimits};
+use vlinders_scheduler::{
+    AfterFirstToken, FailedDestination, Phase, PlanOutcome, SchedulerLimits, ScoreWish,
+};
+use vlinders_types::Pooling;
 
 use crate::world::{Spec, World};
 
@@ -43,23 +46,36 @@ fn spec() -> impl Strategy<Value = Spec> {
         0u32..8,
         -1i32..2,
         prop::option::weighted(0.3, 0u32..39),
+        (prop::option::weighted(0.3, 1u32..70), 0u32..6),
     )
-        .prop_map(|(kind, length, max_new, min_new, priority, tail)| {
-            let mut spec = Spec::new(kind, length, max_new);
-            spec.min_new = min_new.min(max_new);
-            spec.priority = priority;
-            spec.emitted = min_new.min(length - 1);
-            if let (Some(tail), Some(last)) = (tail, spec.prompt.last_mut()) {
-                *last = tail;
-            }
-            spec
-        })
+        .prop_map(
+            |(kind, length, max_new, min_new, priority, tail, (scored, task))| {
+                let mut spec = Spec::new(kind, length, max_new);
+                spec.min_new = min_new.min(max_new);
+                spec.priority = priority;
+                spec.emitted = min_new.min(length - 1);
+                if let (Some(tail), Some(last)) = (tail, spec.prompt.last_mut()) {
+                    *last = tail;
+                }
+                spec.wish.scores = scored.map(|first| ScoreWish {
+                    first: first.min(length),
+                    top: 0,
+                });
+                let pooling = [Some(Pooling::Mean), Some(Pooling::LastToken), None].get(task as usize);
+                if let Some(pooling) = pooling {
+                    spec.wish.pooling = *pooling;
+                    spec.wish.draws_nothing = true;
+                    (spec.emitted, spec.min_new, spec.max_new) = (0, 0, 0);
+                }
+                spec
+            },
+        )
 }
 
 fn action() -> impl Strategy<Value = Action> {
     let simple = prop_oneof![
         4 => spec().prop_map(Action::Submit),
-        4 => spec().prop_map(Action::Adopt),
+        4 => spec().prop_filter("only what draws is handed off", |spec| !spec.wish.draws_nothing).prop_map(Action::Adopt),
         12 => Just(Action::Step),
         1 => Just(Action::StepFails),
         2 => (any::<usize>(), any::<bool>()).prop_map(|(pick, quarantine)| Action::Cancel { pick, quarantine }),

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use vlinders_kv_blocks::BlockPool;
 use vlinders_scheduler::{
-    AdoptError, AfterFirstToken, Event, FailedDestination, NewSequence, Phase, PlanOutcome, Scheduler,
-    SchedulerLimits, SubmitError,
+    AdoptError, AfterFirstToken, Event, FailedDestination, NewSequence, Phase, PlanOutcome, PromptWish,
+    Scheduler, SchedulerLimits, ScoreWish, SubmitError,
 };
-use vlinders_types::{BLOCK_TOKENS, Batch, BlockId, SamplingParams, SequenceId, TokenId};
+use vlinders_types::{
+    BLOCK_TOKENS, Batch, BlockId, Pooling, SamplingParams, SequenceId, TokenId, TokenScore,
+};
 
-use crate::engine::{END, FakeEngine, undisturbed};
+use crate::engine::{self, END, FakeEngine, undisturbed};
 
 /// What a test says of a sequence.
 #[derive(Clone, Debug)]
@@ -23,6 +25,7 @@ pub(crate) struct Spec {
     pub(crate) min_new: u32,
     pub(crate) seed: u64,
     pub(crate) priority: i32,
+    pub(crate) wish: PromptWish,
 }
 
 impl Spec {
@@ -38,7 +41,30 @@ impl Spec {
             min_new: max_new,
             seed: u64::from(kind),
             priority: 0,
+            wish: PromptWish::default(),
         }
+    }
+
+    /// Scores from a position on, and nothing is drawn.
+    pub(crate) fn scored(kind: u32, length: u32, first: u32) -> Self {
+        let mut spec = Self::new(kind, length, 0);
+        spec.wish.scores = Some(ScoreWish { first, top: 0 });
+        spec.wish.draws_nothing = true;
+        spec
+    }
+
+    /// A sum of hidden states, and nothing is drawn.
+    pub(crate) fn pooled(kind: u32, length: u32, pooling: Pooling) -> Self {
+        let mut spec = Self::new(kind, length, 0);
+        spec.wish.pooling = Some(pooling);
+        spec.wish.draws_nothing = true;
+        spec
+    }
+
+    /// Scores that an undisturbed run gives.
+    fn expected_scores(&self) -> Vec<TokenScore> {
+        let first = self.wish.scores.map_or(u32::MAX, |wish| wish.first);
+        engine::scores(&self.prompt[..self.prompt_tokens() as usize], first as usize)
     }
 
     pub(crate) fn totals(&self) -> (u32, u32) {
@@ -63,6 +89,7 @@ impl Spec {
             id,
             tokens: self.prompt.clone(),
             prompt_tokens: self.prompt_tokens(),
+            wish: self.wish,
             max_total_tokens,
             min_total_tokens,
             banned: Arc::from([END]),
@@ -88,6 +115,22 @@ pub(crate) struct Live {
     pub(crate) filled: Vec<BlockId>,
     /// The last report has come.
     pub(crate) is_filled: bool,
+    /// Scores that were told.
+    pub(crate) scores: Vec<TokenScore>,
+    /// Somebody else has drawn the first token, and told the scores.
+    is_begun_elsewhere: bool,
+}
+
+impl Live {
+    /// By the first token or the end, all scores were told by whoever came there.
+    fn check_scores(&self) {
+        let expected = if self.is_begun_elsewhere {
+            Vec::new()
+        } else {
+            self.spec.expected_scores()
+        };
+        assert_eq!(self.scores, expected);
+    }
 }
 
 pub(crate) struct World {
@@ -151,6 +194,8 @@ impl World {
             first_needed_block,
             filled: Vec::new(),
             is_filled: false,
+            scores: Vec::new(),
+            is_begun_elsewhere: false,
         };
         self.live.insert(id, live);
     }
@@ -185,6 +230,7 @@ impl World {
         self.engine.fill(&table, &live.tokens, live.first_needed_block);
         let token = live.expected[live.tokens.len()];
         live.tokens.push(token);
+        live.is_begun_elsewhere = true;
         self.scheduler.kv_arrived(id, &[token]).expect("it waits for KV");
         self.end_if_done(id);
     }
@@ -197,6 +243,7 @@ impl World {
         let token = live.expected[live.tokens.len()];
         if with_token {
             live.tokens.push(token);
+            live.is_begun_elsewhere = true;
         }
         let generated = with_token.then_some([token]);
         let failed = self
@@ -320,6 +367,7 @@ impl World {
                     "only the prompt is billed as cached"
                 );
                 assert_eq!(*first, live.tokens.len() == live.spec.prompt.len());
+                live.check_scores();
                 live.tokens.push(*token);
                 assert_eq!(
                     live.tokens,
@@ -329,6 +377,8 @@ impl World {
                 assert_eq!(*last, live.tokens.len() == live.spec.totals().1 as usize);
                 self.end_if_done(*id);
             }
+            Event::Scored { id, first, scores } => self.note_scores(*id, *first, scores),
+            Event::PromptDone { id, pooled, .. } => self.note_done(*id, pooled.as_deref()),
             Event::Failed { id } => panic!("sequence {id:?} failed"),
             Event::BlocksFilled {
                 id,
@@ -355,6 +405,24 @@ impl World {
             }
             Event::Preempted { id } => assert!(self.live.contains_key(id)),
         }
+    }
+
+    fn note_scores(&mut self, id: SequenceId, first: u32, scores: &[TokenScore]) {
+        let live = self.live.get_mut(&id).expect("only the living are scored");
+        let wish = live.spec.wish.scores.expect("scores were asked for");
+        let next = wish.first as usize + live.scores.len();
+        assert_eq!(first as usize, next, "no gap, no repetition");
+        assert!(!scores.is_empty() && live.tokens.len() == live.spec.prompt.len());
+        live.scores.extend_from_slice(scores);
+    }
+
+    fn note_done(&mut self, id: SequenceId, pooled: Option<&[f64]>) {
+        let live = &self.live[&id];
+        live.check_scores();
+        let pooling = live.spec.wish.pooling;
+        let expected = pooling.map(|pooling| engine::sum(&live.spec.prompt, pooling));
+        assert_eq!(pooled, expected.as_ref().map(|sum| &sum[..]));
+        self.end_if_done(id);
     }
 
     fn end_if_done(&mut self, id: SequenceId) {

@@ -12,6 +12,7 @@ use vlinders_types::{
 };
 
 use super::leaving::Departure;
+use super::prompts::prompt_wish;
 use super::{Core, Reserved, Taken};
 use crate::config::Role;
 use crate::ending_texts as texts;
@@ -52,7 +53,7 @@ impl Core {
                 return;
             }
         }
-        if request.emitted_ids.len() >= request.stop.max_tokens as usize {
+        if request.task.draws() && request.emitted_ids.len() >= request.stop.max_tokens as usize {
             // The client has every token; only the last word was lost.
             self.refuse_unstarted(&request, Some(job), FinishReason::Length, None);
             return;
@@ -61,8 +62,9 @@ impl Core {
         match self.scheduler.submit(self.new_sequence(id, &request)) {
             Ok(()) => {
                 let phase = match self.role {
-                    Role::Prefill => Phase::Prefilling(HandOff::default()),
-                    Role::Decode | Role::Both => Phase::Local,
+                    Role::Prefill if request.task.draws() => Phase::Prefilling(HandOff::default()),
+                    // What ends with its prompt is handed to nobody.
+                    Role::Prefill | Role::Decode | Role::Both => Phase::Local,
                 };
                 if bites("acknowledged-before-answered") {
                     self.outbox.push(Note::Settle(job.id));
@@ -141,7 +143,7 @@ impl Core {
             Some(Burial::Cancelled) => return Err(RefuseReason::Cancelled),
             None => {}
         }
-        if request.prompt_ids.is_empty() {
+        if request.prompt_ids.is_empty() || !request.task.draws() {
             return Err(RefuseReason::Invalid);
         }
         if let Some(running) = self.by_request.get(&request.request_id).copied() {
@@ -238,13 +240,17 @@ impl Core {
         if bites("generator-keyed-by-attempt") {
             sampling.seed ^= u64::from(request.attempt);
         }
-        let total = prompt_tokens
-            .saturating_add(request.stop.max_tokens)
-            .min(self.max_context_tokens);
+        let total = prompt_tokens.saturating_add(request.stop.max_tokens);
+        let total = match request.task.draws() {
+            true => total.min(self.max_context_tokens),
+            // Not cut to the context: what does not fit is refused.
+            false => prompt_tokens,
+        };
         NewSequence {
             id,
             tokens,
             prompt_tokens,
+            wish: prompt_wish(request),
             max_total_tokens: total,
             sampling: Arc::new(sampling),
             min_total_tokens: prompt_tokens.saturating_add(request.stop.min_tokens),

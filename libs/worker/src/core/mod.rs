@@ -3,6 +3,7 @@
 //! - `mod.rs`: the state, one engine step, and what follows from its events
 //! - `intake.rs`: how sequences come in: from the queue, by an offer
 //! - `hand_over.rs`: how they leave prefill and arrive in decode
+//! - `prompts.rs`: what is told of their prompts
 //! - `ending.rs`: how they end, each exactly once
 //! - `leaving.rs`: how the worker lets go of them when it leaves
 
@@ -10,6 +11,7 @@ mod ending;
 mod hand_over;
 mod intake;
 mod leaving;
+mod prompts;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -236,6 +238,12 @@ impl Core {
             } => {
                 self.on_sampled(id, Sampled { token, logprobs }, cached_tokens);
             }
+            Event::Scored { id, first, scores } => self.on_scored(id, first, scores),
+            Event::PromptDone {
+                id,
+                cached_tokens,
+                pooled,
+            } => self.on_prompt_done(id, cached_tokens, pooled.as_deref()),
             Event::Failed { id } => self.fail_internally(id),
             Event::BlocksFilled { id, blocks, last, .. } => self.blocks_filled(id, &blocks, last),
             Event::Preempted { .. } => {

@@ -22,8 +22,8 @@ use vlinders_kv_transfer::{Endpoint, EndpointConfig, MemTransport};
 use vlinders_service_kit::{Clock, Metrics, Stage, SystemClock, Tasks, Traces};
 use vlinders_text::{ModelText, TextFiles};
 use vlinders_types::{
-    BlockId, Cancel, Chunk, Epoch, Finish, FrontendId, KeyId, ModelName, Request, RequestId, SamplingParams,
-    StopRules, Task, TenantId, TextRules, TokenId, UsageEvent, WorkerId,
+    BlockId, Cancel, Chunk, Epoch, Finish, FrontendId, KeyId, ModelName, PromptScores, Request, RequestId,
+    SamplingParams, StopRules, Task, TenantId, TextRules, TokenId, TokenScore, UsageEvent, WorkerId,
 };
 use vlinders_wire::subjects;
 use vlinders_worker::{Parting, Role, WorkerConfig, WorkerParts, start};
@@ -85,6 +85,10 @@ pub(crate) struct Received {
     pub(crate) ids: Vec<TokenId>,
     pub(crate) text: String,
     pub(crate) finish: Option<Finish>,
+    /// Of its prompt tokens, from the first that was asked for.
+    pub(crate) scores: Vec<TokenScore>,
+    first_score: Option<u32>,
+    pub(crate) embedding: Vec<f32>,
     early: BTreeMap<u32, Chunk>,
 }
 
@@ -399,6 +403,9 @@ impl World {
 /// Takes a chunk and those that had overtaken it: prefill sends the first token, decode the others.
 fn take(received: &mut Received, chunk: Chunk) -> bool {
     assert!(received.finish.is_none(), "a chunk after the last one");
+    if let Some(part) = &chunk.prompt_scores {
+        take_scores(received, part);
+    }
     let known = u32::try_from(received.ids.len()).unwrap();
     if chunk.position < known {
         let end = chunk.position + u32::try_from(chunk.ids.len()).unwrap();
@@ -410,8 +417,22 @@ fn take(received: &mut Received, chunk: Chunk) -> bool {
         received.ids.extend(chunk.ids);
         received.text.push_str(&chunk.text);
         received.finish = chunk.finish;
+        received.embedding.extend(chunk.embedding);
     }
     received.finish.is_some()
+}
+
+/// Adds what follows; what was told before is the same again.
+fn take_scores(received: &mut Received, part: &PromptScores) {
+    let first = *received.first_score.get_or_insert(part.first);
+    let at = (part.first - first) as usize;
+    assert!(at <= received.scores.len(), "a hole in the scores");
+    for (index, score) in part.scores.iter().enumerate() {
+        match received.scores.get(at + index) {
+            Some(known) => assert_eq!(known, score),
+            None => received.scores.push(score.clone()),
+        }
+    }
 }
 
 fn unfinished(received: &BTreeMap<u64, Received>) -> HashMap<u64, usize> {
