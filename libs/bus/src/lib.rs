@@ -19,7 +19,9 @@ pub use contract::{
     StreamRules, Subscription,
 };
 pub use in_process::{InProcessBus, InProcessLimits};
-pub use nats::{ConnectError, NatsBus, NatsFatal, NatsLogin, NatsOptions, NatsStorage};
+pub use nats::{
+    ConnectError, NatsBus, NatsFatal, NatsLogin, NatsOptions, NatsStorage, NatsTls, OwnCertificate,
+};
 pub use spool::{
     CallCost, Confirmation, FolderSpools, MemorySpools, Spool, SpoolFile, SpoolLoad, SpoolMessage,
     SpoolOptions, SpoolPlace, SpoolSync, SpoolUntil, SpoolUnusable, SyncOrder,

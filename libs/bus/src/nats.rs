@@ -28,7 +28,9 @@ use tokio_util::task::TaskTracker;
 use self::consumer::{IfThere, NatsConsumer};
 use self::health::Health;
 use self::link::{Answer, Link, invalid, literal};
-pub use self::options::{ConnectError, NatsFatal, NatsLogin, NatsOptions, NatsStorage};
+pub use self::options::{
+    ConnectError, NatsFatal, NatsLogin, NatsOptions, NatsStorage, NatsTls, OwnCertificate,
+};
 use self::pull::Puller;
 use self::streams::{Streams, read_stored};
 use self::subscription::NatsSubscription;

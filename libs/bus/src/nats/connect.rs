@@ -1,16 +1,18 @@
 //! Making the connection: waiting for servers that come late, refusing those that are too old.
 
+use std::error::Error;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::rustls;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, ServerAddr, ServerInfo};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::health::Health;
-use super::options::{ConnectError, NatsLogin, NatsOptions, is_new_enough};
+use super::options::{ConnectError, NatsLogin, NatsOptions, OwnCertificate, is_new_enough};
 
 /// How long one try to reach a server takes at most.
 const TRY: Duration = Duration::from_secs(2);
@@ -71,8 +73,8 @@ pub(super) fn addresses(servers: &[String]) -> Result<Vec<ServerAddr>, ConnectEr
                 "holds a login, which belongs beside the address".to_owned(),
             ));
         }
-        if address.scheme() != "nats" {
-            return Err(fault(text, "only nats:// is built in".to_owned()));
+        if !matches!(address.scheme(), "nats" | "tls") {
+            return Err(fault(text, "only nats:// and tls:// are built in".to_owned()));
         }
         Ok(address)
     };
@@ -119,7 +121,7 @@ async fn try_connect(
         let reason = reason.unwrap_or_else(|| "no answer".to_owned());
         return Err(unreachable(options, Duration::ZERO, reason));
     }
-    client_options(options, health)
+    client_options(options, health)?
         .connect(servers)
         .await
         .map_err(|error| match error.kind() {
@@ -129,10 +131,18 @@ async fn try_connect(
                     reason: error.to_string(),
                 }
             }
+            // A certificate that is not trusted now will not be in a minute.
+            ConnectErrorKind::Tls => ConnectError::Refused {
+                server: options.servers.join(","),
+                reason: with_causes(&error),
+            },
+            ConnectErrorKind::Io if is_about_certificates(&error) => ConnectError::Refused {
+                server: options.servers.join(","),
+                reason: with_causes(&error),
+            },
             ConnectErrorKind::ServerParse
             | ConnectErrorKind::Dns
             | ConnectErrorKind::TimedOut
-            | ConnectErrorKind::Tls
             | ConnectErrorKind::Io
             | ConnectErrorKind::MaxReconnects => unreachable(options, Duration::ZERO, error.to_string()),
         })
@@ -156,16 +166,45 @@ fn check(server: &ServerAddr, info: &ServerInfo) -> Result<(), ConnectError> {
         let version = info.version.clone();
         return Err(ConnectError::TooOld { server, version });
     }
-    if info.tls_required {
-        let reason = "it wants TLS, which is not built in".to_owned();
-        return Err(ConnectError::Refused { server, reason });
-    }
     Ok(())
 }
 
-fn client_options(options: &NatsOptions, health: &Arc<Health>) -> ConnectOptions {
+/// What an error came from.
+fn causes(error: &dyn Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    let mut next = error.source();
+    std::iter::from_fn(move || {
+        let cause = next?;
+        next = cause.source();
+        Some(cause)
+    })
+}
+
+/// An error and what it came from.
+fn with_causes(error: &dyn Error) -> String {
+    causes(error).fold(error.to_string(), |mut line, cause| {
+        let cause = cause.to_string();
+        if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+        line
+    })
+}
+
+/// Whether a connection broke off over a certificate: ours, or theirs.
+fn is_about_certificates(error: &dyn Error) -> bool {
+    causes(error).any(|cause| {
+        let inner = cause
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref);
+        cause.is::<rustls::Error>() || inner.is_some_and(<dyn Error + Send + Sync>::is::<rustls::Error>)
+    })
+}
+
+fn client_options(options: &NatsOptions, health: &Arc<Health>) -> Result<ConnectOptions, ConnectError> {
+    // Whoever came first has chosen the same: there is only one in this program.
+    let _chosen_before = rustls::crypto::ring::default_provider().install_default();
     let health = Arc::clone(health);
-    let client = ConnectOptions::new()
+    let mut client = ConnectOptions::new()
         .name(&options.name)
         .connection_timeout(TRY)
         .ping_interval(PING)
@@ -180,11 +219,23 @@ fn client_options(options: &NatsOptions, health: &Arc<Health>) -> ConnectOptions
             health.hear(&event);
             std::future::ready(())
         });
-    match &options.login {
+    client = client.require_tls(options.tls.is_must());
+    if let Some(authorities) = &options.tls.authorities {
+        client = client.add_root_certificates(authorities.clone());
+    }
+    if let Some(OwnCertificate { certificate, key }) = &options.tls.own {
+        client = client.add_client_certificate(certificate.clone(), key.clone());
+    }
+    Ok(match &options.login {
         NatsLogin::Nobody => client,
         NatsLogin::Token(token) => client.token(token.clone()),
         NatsLogin::Password { user, password } => client.user_and_password(user.clone(), password.clone()),
-    }
+        NatsLogin::Nkey(seed) => client.nkey(seed.clone()),
+        NatsLogin::Credentials(text) => client.credentials(text).map_err(|error| ConnectError::Refused {
+            server: options.servers.join(","),
+            reason: format!("the credentials cannot be used: {error}"),
+        })?,
+    })
 }
 
 #[cfg(test)]
@@ -200,7 +251,8 @@ mod tests {
 
     #[test]
     fn addresses_that_cannot_be_used_are_named() {
-        for bad in ["tls://a:4222", "http://a", "nats://a:port"] {
+        assert!(addresses(&["tls://a:4222".to_owned()]).is_ok());
+        for bad in ["ws://a:4222", "http://a", "nats://a:port"] {
             let refused = addresses(&["nats://good:4222".to_owned(), bad.to_owned()]);
             assert!(
                 matches!(&refused, Err(ConnectError::Address { address, .. }) if address == bad),

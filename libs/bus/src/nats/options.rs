@@ -1,6 +1,7 @@
 //! What a connection needs to know, and how starting it can fail.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The oldest server that does what this code relies on. Older ones take a consumer's filters and ignore them without
@@ -16,6 +17,8 @@ pub struct NatsOptions {
     pub name: String,
     /// Who this is.
     pub login: NatsLogin,
+    /// How the connection is sealed. Servers that want TLS get it in any case, as do addresses with `tls://`.
+    pub tls: NatsTls,
     /// How long the start waits for servers that are not up yet.
     pub start_limit: Duration,
     /// The longest a call to a stream takes, an outage in between included.
@@ -40,6 +43,7 @@ impl NatsOptions {
             servers,
             name: "vlinders".to_owned(),
             login: NatsLogin::Nobody,
+            tls: NatsTls::default(),
             start_limit: Duration::from_secs(60),
             call_timeout: Duration::from_secs(5),
             publish_timeout: Duration::from_secs(2),
@@ -59,6 +63,31 @@ impl NatsOptions {
     }
 }
 
+/// Files of a connection under TLS, all in PEM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NatsTls {
+    /// Certificates of those who may vouch for a server; none means those the system trusts. With them, TLS is a must.
+    pub authorities: Option<PathBuf>,
+    /// Our own certificate and its key, for servers that want one. With them, TLS is a must.
+    pub own: Option<OwnCertificate>,
+}
+
+/// A certificate and its key, in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnCertificate {
+    /// The certificate, with those between it and an authority behind it.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+impl NatsTls {
+    /// Whether a connection without TLS is out of the question.
+    pub(super) fn is_must(&self) -> bool {
+        self.authorities.is_some() || self.own.is_some()
+    }
+}
+
 /// Who asks to be let in. Never shown in logs.
 #[derive(Clone, PartialEq, Eq)]
 pub enum NatsLogin {
@@ -73,6 +102,10 @@ pub enum NatsLogin {
         /// The secret.
         password: String,
     },
+    /// The seed of an nkey, `SU…`: the secret itself never travels.
+    Nkey(String),
+    /// The content of a `.creds` file: an account's token and the seed that proves it.
+    Credentials(String),
 }
 
 impl fmt::Debug for NatsLogin {
@@ -81,6 +114,8 @@ impl fmt::Debug for NatsLogin {
             Self::Nobody => out.write_str("Nobody"),
             Self::Token(_) => out.write_str("Token"),
             Self::Password { user, .. } => write!(out, "Password({user})"),
+            Self::Nkey(_) => out.write_str("Nkey"),
+            Self::Credentials(_) => out.write_str("Credentials"),
         }
     }
 }
@@ -195,6 +230,8 @@ mod tests {
         let mut options = NatsOptions::new(Vec::new());
         for login in [
             NatsLogin::Token("hush".to_owned()),
+            NatsLogin::Nkey("hush".to_owned()),
+            NatsLogin::Credentials("hush".to_owned()),
             NatsLogin::Password {
                 user: "worker".to_owned(),
                 password: "hush".to_owned(),

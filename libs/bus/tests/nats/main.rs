@@ -8,4 +8,5 @@ mod consumers;
 mod outages;
 mod refusals;
 mod server;
+mod tls;
 mod usage;

@@ -1,10 +1,10 @@
 //! The queue of requests and the servers it is on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use vlinders_bus::{NatsLogin, NatsOptions};
+use vlinders_bus::{NatsLogin, NatsOptions, NatsTls, OwnCertificate};
 use vlinders_service_kit::{Checks, Given};
 
 use super::stores::secret_from_environment;
@@ -70,6 +70,21 @@ pub(crate) struct NatsArgs {
     /// File with a token to log in with, in place of NATS_TOKEN
     #[arg(long, env = "NATS_TOKEN_FILE", value_name = "FILE")]
     nats_token_file: Option<PathBuf>,
+    /// File with the seed of an nkey to log in with
+    #[arg(long, env = "NATS_NKEY_FILE", value_name = "FILE")]
+    nats_nkey_file: Option<PathBuf>,
+    /// File with credentials (`.creds`) to log in with
+    #[arg(long, env = "NATS_CREDS_FILE", value_name = "FILE")]
+    nats_creds_file: Option<PathBuf>,
+    /// Certificates of those who may vouch for the servers, PEM; TLS is then a must [default: those the system trusts]
+    #[arg(long, env = "NATS_CA_FILE", value_name = "FILE")]
+    nats_ca_file: Option<PathBuf>,
+    /// Our own certificate for the servers, PEM; needs --nats-key-file
+    #[arg(long, env = "NATS_CERT_FILE", value_name = "FILE")]
+    nats_cert_file: Option<PathBuf>,
+    /// The key of that certificate, PEM
+    #[arg(long, env = "NATS_KEY_FILE", value_name = "FILE")]
+    nats_key_file: Option<PathBuf>,
     /// Servers that keep a copy of each stream, when this process is the one that creates it
     #[arg(long, env = "NATS_REPLICAS", value_name = "N", default_value = "1")]
     nats_replicas: Given<u16>,
@@ -92,6 +107,7 @@ impl NatsArgs {
         let options = NatsOptions {
             name,
             login: self.login(checks),
+            tls: self.tls(checks),
             replicas: u8::try_from(replicas).unwrap_or(1),
             start_limit: Duration::from_secs(start_limit),
             ..NatsOptions::new(servers)
@@ -111,31 +127,80 @@ impl NatsArgs {
         );
         let token = secret_from_environment("NATS_TOKEN");
         let token = checks.secret("nats_token", token.as_ref(), self.nats_token_file.as_ref());
-        match (&self.nats_user, password, token) {
-            (None, None, None) => NatsLogin::Nobody,
-            (None, None, Some(token)) => NatsLogin::Token(token),
-            (Some(user), Some(password), None) => NatsLogin::Password {
+        let nkey = checks.secret("nats_nkey", None, self.nats_nkey_file.as_ref());
+        let creds = checks.secret("nats_creds", None, self.nats_creds_file.as_ref());
+        let password = match (&self.nats_user, password) {
+            (Some(user), Some(password)) => Some(NatsLogin::Password {
                 user: user.clone(),
                 password,
-            },
-            (Some(_), None, None) => {
+            }),
+            (Some(_), None) => {
                 checks.fault(
                     "nats_user",
                     "has no password: set NATS_PASSWORD or --nats-password-file",
                 );
-                NatsLogin::Nobody
+                None
             }
-            (None, Some(_), None) => {
+            (None, Some(_)) => {
                 checks.fault("nats_user", "is missing beside the password");
-                NatsLogin::Nobody
+                None
             }
-            (Some(_), _, Some(_)) | (None, Some(_), Some(_)) => {
-                checks.fault(
-                    "nats_token",
-                    "is given beside a name or a password; use one way to log in",
-                );
-                NatsLogin::Nobody
+            (None, None) => None,
+        };
+        let ways = [
+            ("nats_user", password),
+            ("nats_token", token.map(NatsLogin::Token)),
+            ("nats_nkey_file", nkey.map(NatsLogin::Nkey)),
+            ("nats_creds_file", creds.map(NatsLogin::Credentials)),
+        ];
+        let mut given = ways.into_iter().filter_map(|(id, way)| Some((id, way?)));
+        let login = given.next().map(|(_, login)| login);
+        if let Some((id, _)) = given.next() {
+            checks.fault(id, "is given beside another way to log in; use one");
+        }
+        login.unwrap_or(NatsLogin::Nobody)
+    }
+
+    fn tls(&self, checks: &mut Checks) -> NatsTls {
+        let files = [
+            ("nats_ca_file", &self.nats_ca_file, "CERTIFICATE"),
+            ("nats_cert_file", &self.nats_cert_file, "CERTIFICATE"),
+            ("nats_key_file", &self.nats_key_file, "PRIVATE KEY"),
+        ];
+        for (id, file, content) in files {
+            if let Some(Err(fault)) = file.as_ref().map(|file| check_pem(file, content)) {
+                checks.fault(id, fault);
             }
         }
+        let own = match (&self.nats_cert_file, &self.nats_key_file) {
+            (Some(certificate), Some(key)) => Some(OwnCertificate {
+                certificate: certificate.clone(),
+                key: key.clone(),
+            }),
+            (Some(_), None) => {
+                checks.fault("nats_cert_file", "has no key: set --nats-key-file");
+                None
+            }
+            (None, Some(_)) => {
+                checks.fault("nats_key_file", "has no certificate: set --nats-cert-file");
+                None
+            }
+            (None, None) => None,
+        };
+        NatsTls {
+            authorities: self.nats_ca_file.clone(),
+            own,
+        }
     }
+}
+
+/// Whether the file can be read and holds something of this kind.
+fn check_pem(file: &Path, content: &str) -> Result<(), String> {
+    let shown = file.display();
+    let text = std::fs::read_to_string(file).map_err(|error| format!("{shown} cannot be read: {error}"))?;
+    let has_it = |line: &str| line.starts_with("-----BEGIN ") && line.contains(content);
+    if text.lines().any(has_it) {
+        return Ok(());
+    }
+    Err(format!("{shown} holds no {} in PEM", content.to_lowercase()))
 }

@@ -38,7 +38,17 @@ const OF_ALL: &[&str] = &[
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     "OTEL_TRACES_SAMPLER_ARG",
 ];
-const OF_NATS: &[&str] = &["NATS_URL", "NATS_REPLICAS", "START_LIMIT_S", "NATS_PASSWORD_FILE"];
+const OF_NATS: &[&str] = &[
+    "NATS_URL",
+    "NATS_REPLICAS",
+    "START_LIMIT_S",
+    "NATS_PASSWORD_FILE",
+    "NATS_NKEY_FILE",
+    "NATS_CREDS_FILE",
+    "NATS_CA_FILE",
+    "NATS_CERT_FILE",
+    "NATS_KEY_FILE",
+];
 const OF_MODELS: &[&str] = &["MODEL_PATH", "TENSOR_PARALLEL_SIZE", "MAX_MODEL_LEN"];
 
 #[tokio::test]
