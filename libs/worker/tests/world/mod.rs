@@ -6,9 +6,10 @@
     reason = "a failed step of a test ends it, here as in the test itself"
 )]
 
+mod damaging;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
@@ -22,11 +23,13 @@ use vlinders_kv_transfer::{Endpoint, EndpointConfig, MemTransport};
 use vlinders_service_kit::{Clock, Metrics, Stage, SystemClock, Tasks, Traces};
 use vlinders_text::{ModelText, TextFiles};
 use vlinders_types::{
-    BlockId, Cancel, Chunk, Epoch, Finish, FrontendId, KeyId, ModelName, PromptScores, Request, RequestId,
+    Cancel, Chunk, Epoch, Finish, FrontendId, KeyId, ModelName, PromptScores, Request, RequestId,
     SamplingParams, StopRules, Task, TenantId, TextRules, TokenId, TokenScore, UsageEvent, WorkerId,
 };
 use vlinders_wire::subjects;
 use vlinders_worker::{Parting, Role, WorkerConfig, WorkerParts, start};
+
+use self::damaging::Damaging;
 
 /// Ids below this are bytes.
 const BYTES: u32 = 256;
@@ -155,11 +158,7 @@ impl World {
             },
             ..SimOptions::default()
         }));
-        let memory: Arc<dyn KvMemory> = Arc::new(Damaging {
-            inner: engine.memory(),
-            every: shape.damage_every,
-            written: AtomicU64::new(0),
-        });
+        let memory: Arc<dyn KvMemory> = Arc::new(Damaging::new(engine.memory(), shape.damage_every));
         let clock = Arc::clone(&self.clock);
         let clock = Arc::new(move || clock.now_ms());
         let layout = engine.facts().layout_hash;
@@ -473,35 +472,4 @@ fn byte_level_text() -> ModelText {
         ..TextFiles::default()
     };
     ModelText::load(&files).unwrap()
-}
-
-/// Memory whose arriving blocks are damaged now and then.
-struct Damaging {
-    inner: Arc<dyn KvMemory>,
-    every: u64,
-    written: AtomicU64,
-}
-
-impl KvMemory for Damaging {
-    fn block_count(&self) -> u32 {
-        self.inner.block_count()
-    }
-
-    fn block_bytes(&self) -> usize {
-        self.inner.block_bytes()
-    }
-
-    fn with_block(&self, block: BlockId, see: &mut dyn FnMut(&[u8])) {
-        self.inner.with_block(block, see);
-    }
-
-    fn write_block(&self, block: BlockId, bytes: &[u8]) {
-        let written = self.written.fetch_add(1, Ordering::Relaxed) + 1;
-        if self.every == 0 || !written.is_multiple_of(self.every) {
-            return self.inner.write_block(block, bytes);
-        }
-        let mut damaged = bytes.to_vec();
-        damaged[0] ^= 1;
-        self.inner.write_block(block, &damaged);
-    }
 }
