@@ -18,6 +18,7 @@ mod server;
 mod spans;
 mod streams;
 mod tokens;
+mod waiting_room;
 mod workers;
 
 use std::net::SocketAddr;
@@ -44,6 +45,7 @@ pub use limiter::{
     RedisLimits,
 };
 pub use models::{NameTaken, ServedModel, ServedModels};
+pub use waiting_room::wait_on;
 
 /// Tells at once, asking nobody, whether something is connected now.
 pub type IsUp = Arc<dyn Fn() -> bool + Send + Sync>;

@@ -2,7 +2,7 @@
 
 mod body;
 mod envelope;
-mod health;
+pub(crate) mod health;
 mod models;
 mod reply;
 mod request_record;

@@ -37,7 +37,8 @@ async fn serve(settings: FrontendSettings) -> anyhow::Result<()> {
         let models: anyhow::Result<Vec<_>> = settings.models.iter().map(served).collect();
         anyhow::Ok(ServedModels::new(models?)?)
     })?;
-    let process = starting.connect(settings.nats).await?;
+    let (listener, process) = vlinders_frontend::wait_on(listener, starting.connect(settings.nats)).await?;
+    let process = process?;
     streams::ensure_requests(&*process.bus, settings.queue).await?;
     streams::make_missing(&*process.bus, settings.queue).await?;
     let names: Vec<String> = models.names().map(|(name, _)| name.to_owned()).collect();
