@@ -10,6 +10,7 @@ pub const FLOORS: &[(&str, u8)] = &[
     ("vlinders-kernel-shared-memory", 1),
     ("vlinders-kv-blocks", 1),
     ("vlinders-openai-api", 1),
+    ("vlinders-grammar", 1),
     ("vlinders-sampling", 1),
     ("vlinders-scheduler", 1),
     ("vlinders-text", 1),
@@ -38,6 +39,7 @@ pub const FLOORS: &[(&str, u8)] = &[
 /// The arrows inside a floor: from the first to each of the others.
 pub const SAME_FLOOR: &[(&str, &[&str])] = &[
     ("vlinders-kernel-api", &["vlinders-types"]),
+    ("vlinders-grammar", &["vlinders-text"]),
     ("vlinders-scheduler", &["vlinders-kv-blocks"]),
     ("vlinders-engine", &["vlinders-model"]),
     ("vlinders-kernel-cpu", &["vlinders-kernel-reference"]),
@@ -153,6 +155,7 @@ pub const STANDALONE: &[&str] = &["vlinders-loadtest"];
 /// Outside crates that one crate has to itself.
 pub const SOLE_OWNERS: &[(&str, &str)] = &[
     ("prost", "vlinders-wire"),
+    ("llguidance", "vlinders-grammar"),
     ("rusqlite", "vlinders-ledger"),
     ("deadpool-postgres", "vlinders-ledger"),
     ("tokio-postgres", "vlinders-ledger"),
