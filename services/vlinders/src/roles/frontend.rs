@@ -37,7 +37,8 @@ async fn serve(settings: FrontendSettings) -> anyhow::Result<()> {
         let models: anyhow::Result<Vec<_>> = settings.models.iter().map(served).collect();
         anyhow::Ok(ServedModels::new(models?)?)
     })?;
-    let (listener, process) = vlinders_frontend::wait_on(listener, starting.connect(settings.nats)).await?;
+    let connected = Box::pin(starting.connect(settings.nats));
+    let (listener, process) = vlinders_frontend::wait_on(listener, connected).await?;
     let process = process?;
     streams::ensure_requests(&*process.bus, settings.queue).await?;
     streams::make_missing(&*process.bus, settings.queue).await?;
