@@ -8,7 +8,7 @@ use vlinders_types::TokenId;
 use crate::settings::{DefaultSampling, Settings};
 use crate::template::ChatTemplate;
 use crate::vocabulary::Vocabulary;
-use crate::{ChatInput, StreamDecoder, TextError};
+use crate::{ChatInput, ReasoningFormat, StreamDecoder, TextError, ToolFormat};
 
 /// The files of a model folder that concern text.
 #[derive(Clone, Copy, Debug, Default)]
@@ -88,6 +88,31 @@ impl ModelText {
     #[must_use]
     pub fn has_chat_template(&self) -> bool {
         self.template.is_some()
+    }
+
+    /// How the model writes calls of tools, as far as its chat template tells.
+    #[must_use]
+    pub fn tool_format(&self) -> Option<ToolFormat> {
+        self.settings
+            .templates
+            .sources()
+            .find_map(ToolFormat::of_template)
+    }
+
+    /// How the model marks its reasoning, as far as its chat template tells.
+    #[must_use]
+    pub fn reasoning_format(&self) -> Option<ReasoningFormat> {
+        self.settings
+            .templates
+            .sources()
+            .find_map(ReasoningFormat::of_template)
+    }
+
+    /// Those of the markers that are special tokens of this vocabulary, which have no text unless it is asked for.
+    #[must_use]
+    pub fn special_markers(&self, markers: &[&str]) -> Vec<TokenId> {
+        let ids = markers.iter().filter_map(|marker| self.token_id(marker));
+        ids.filter(|id| self.is_special(*id)).collect()
     }
 
     /// Text to tokens. `add_special` adds what the tokenizer adds to a whole text (usually its beginning-of-sequence

@@ -28,6 +28,16 @@ pub(crate) struct TemplateSources {
     pub(crate) tool_use: Option<String>,
 }
 
+impl TemplateSources {
+    /// Both, the one for tools first.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = &str> {
+        [&self.tool_use, &self.default]
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+    }
+}
+
 /// All settings.
 #[derive(Debug)]
 pub(crate) struct Settings {
