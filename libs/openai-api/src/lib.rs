@@ -12,6 +12,7 @@ mod json;
 mod limits;
 mod logprobs;
 mod message;
+mod messages;
 mod models;
 mod names;
 mod options;
@@ -20,6 +21,7 @@ mod raw;
 mod response;
 mod shape;
 mod tokens;
+mod told;
 mod values;
 
 pub use chat::{ChatRequest, parse_chat};
@@ -31,6 +33,7 @@ pub use error::{ApiError, ErrorBody};
 pub use limits::{LIMITS, Limits, NumberRange, WholeRange};
 pub use logprobs::{ChatLogprobs, CompletionLogprobs, LogprobEntry, LogprobRival, TextOffsets};
 pub use message::{Message, Role};
+pub use messages::{MessagesRequest, MessagesUse, MessagesWriter, messages_error, parse_messages};
 pub use models::{ModelList, ModelObject};
 pub use names::UnknownFields;
 pub use options::{Choices, Options};
@@ -39,4 +42,8 @@ pub use response::{CompletionAnswer, CompletionChoice, Envelope, FinishWord, Usa
 pub use tokens::{
     DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest, TokenizedText, parse_detokenize,
     parse_tokenize,
+};
+pub use told::{
+    Retelling, ToldAnswer, ToldCall, ToldChoice, ToldChunk, ToldCompletionDetails, ToldEnd, ToldError,
+    ToldFinish, ToldFunction, ToldMessage, ToldNews, ToldPromptDetails, ToldUsage,
 };

@@ -28,6 +28,7 @@ pub(crate) enum Endpoint {
     Completion,
     Tokenize,
     Detokenize,
+    Messages,
 }
 
 /// A known name and what happens when it is present.
@@ -111,6 +112,14 @@ const TOKENIZE: &[Row] = &[
 
 const DETOKENIZE: &[Row] = &[("model", W), ("tokens", W)];
 
+#[rustfmt::skip]
+const MESSAGES: &[Row] = &[
+    ("model", W), ("messages", W), ("system", W), ("max_tokens", W), ("stop_sequences", W), ("stream", W),
+    ("temperature", W), ("top_p", W), ("top_k", W), ("metadata", W), ("service_tier", W), ("tools", W),
+    ("tool_choice", W), ("thinking", W), ("container", NULL), ("context_management", NULL), ("mcp_servers", LIST),
+    ("output_config", NULL), ("output_format", NULL), ("inference_geo", NULL), ("cache_control", W), ("betas", LIST),
+];
+
 /// The names an endpoint knows.
 fn rows(endpoint: Endpoint) -> &'static [Row] {
     type Parameter = (&'static str, Standing, Standing);
@@ -124,6 +133,7 @@ fn rows(endpoint: Endpoint) -> &'static [Row] {
         Endpoint::Completion => &COMPLETION,
         Endpoint::Tokenize => TOKENIZE,
         Endpoint::Detokenize => DETOKENIZE,
+        Endpoint::Messages => MESSAGES,
     }
 }
 

@@ -7,6 +7,7 @@
 mod app;
 mod caller;
 mod config;
+mod dialects;
 mod entropy;
 mod generate;
 mod http;

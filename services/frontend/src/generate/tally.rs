@@ -30,7 +30,10 @@ impl Tally {
         record: &RequestRecord,
     ) -> Result<FinishWord, ApiError> {
         let (reason, counts) = match &end {
-            End::Finished(finish) => (finish.reason, Some(finish.counts)),
+            End::Finished(finish) => {
+                record.stopped_at(finish.stop_text.as_ref());
+                (finish.reason, Some(finish.counts))
+            }
             End::GivenUp(_) => (FinishReason::Error, None),
         };
         // Of several the others' tokens count too, as many as came.

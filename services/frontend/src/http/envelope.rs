@@ -19,15 +19,18 @@ use tokio::time::Instant;
 use vlinders_openai_api::{ApiError, LIMITS};
 use vlinders_types::RequestId;
 
-use super::reply::ErrorCode;
+use super::reply::Refusal;
 use super::request_record::{Passed, RequestRecord};
 use super::{error_response, health};
 use crate::app::App;
+use crate::dialects;
 use crate::metrics::FrontendMetrics;
 use crate::server::ConnectionFacts;
 use crate::spans::RequestSpan;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Its other name, in other dialects.
+const OTHER_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 const PROCESSING_MS: HeaderName = HeaderName::from_static("openai-processing-ms");
 /// The status of a request whose client left before the answer.
 const CLIENT_LEFT: u16 = 499;
@@ -66,6 +69,7 @@ pub(crate) async fn wrap(State(app): State<Arc<App>>, mut request: Request, next
     // The next request on this connection begins where a chunked body ends, which not every proxy sees alike.
     let must_close =
         request.version() == Version::HTTP_11 && request.headers().contains_key(TRANSFER_ENCODING);
+    let path = request.uri().clone();
     let mut response = match refuse_head(&request, facts.as_deref()) {
         Some(refusal) => error_response(&refusal),
         None => {
@@ -83,11 +87,17 @@ pub(crate) async fn wrap(State(app): State<Arc<App>>, mut request: Request, next
     {
         facts.linger();
     }
-    if let Some(ErrorCode(code)) = response.extensions().get() {
-        context.record.failed(*code);
+    if let Some(Refusal(error)) = response.extensions().get() {
+        context.record.failed(error.code);
+        if let Some(body) = dialects::reword(&path, error, &shown_id) {
+            *response.body_mut() = body;
+        }
     }
     let elapsed_ms = u64::try_from(timer.started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let headers = response.headers_mut();
+    if dialects::names_request_id(&path) {
+        headers.insert(OTHER_REQUEST_ID, shown_id.clone());
+    }
     headers.insert(REQUEST_ID, shown_id);
     headers.insert(PROCESSING_MS, HeaderValue::from(elapsed_ms));
     if must_close {

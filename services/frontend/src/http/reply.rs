@@ -9,15 +9,15 @@ use vlinders_openai_api::ApiError;
 
 use crate::RateLimit;
 
-/// Beside an answer that is an error: its code.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ErrorCode(pub(crate) Option<&'static str>);
+/// Beside an answer that is an error: the error.
+#[derive(Clone, Debug)]
+pub(crate) struct Refusal(pub(crate) ApiError);
 
 /// An error in the one shape all errors have.
 pub(crate) fn error_response(error: &ApiError) -> Response {
     let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = json_response(status, &error.body());
-    response.extensions_mut().insert(ErrorCode(error.code));
+    response.extensions_mut().insert(Refusal(error.clone()));
     if let Some(seconds) = error.retry_after_s {
         response
             .headers_mut()

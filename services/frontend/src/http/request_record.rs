@@ -25,6 +25,9 @@ struct Known {
     streams: Vec<Arc<Stream>>,
     finish: Option<FinishReason>,
     counts: TokenCounts,
+    /// As they were counted here.
+    prompt_tokens: u32,
+    stop_text: Option<String>,
     error: Option<&'static str>,
 }
 
@@ -47,7 +50,8 @@ impl RequestRecord {
     pub(crate) fn prepared(&self, model: &ModelName, prompt_tokens: usize) {
         let mut known = self.lock();
         known.model = Some(model.clone());
-        known.counts.prompt = u32::try_from(prompt_tokens).unwrap_or(u32::MAX);
+        known.prompt_tokens = u32::try_from(prompt_tokens).unwrap_or(u32::MAX);
+        known.counts.prompt = known.prompt_tokens;
     }
 
     /// It is in the queue, and these are its ways back.
@@ -64,12 +68,27 @@ impl RequestRecord {
         known.streams = Vec::new();
     }
 
+    /// One of its answers has ended, with this stop text if with any.
+    pub(crate) fn stopped_at(&self, stop_text: Option<&String>) {
+        self.lock().stop_text = stop_text.cloned();
+    }
+
     /// One of its streams ended without an answer; the counts are all of them, if they are known.
     pub(crate) fn broke_off(&self, reason: FinishReason, counts: Option<TokenCounts>) {
         match counts {
             Some(counts) => self.ended(reason, counts),
             None => self.lock().finish = Some(reason),
         }
+    }
+
+    /// Tokens of its prompt, once it was understood.
+    pub(crate) fn prompt_tokens(&self) -> u32 {
+        self.lock().prompt_tokens
+    }
+
+    /// The stop text its answer has ended with, if it did.
+    pub(crate) fn stop_text(&self) -> Option<String> {
+        self.lock().stop_text.clone()
     }
 
     /// It was answered with this error.

@@ -11,13 +11,15 @@ use vlinders_openai_api::ApiError;
 
 use super::{envelope, error_response, health, models};
 use crate::app::App;
-use crate::{generate, tokens};
+use crate::{dialects, generate, tokens};
 
 /// All routes.
 pub(crate) fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(generate::chat))
         .route("/v1/completions", post(generate::completion))
+        .route("/v1/messages", post(dialects::messages))
+        .route("/v1/messages/count_tokens", post(dialects::count_tokens))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/v1/models", get(models::list))

@@ -8,6 +8,7 @@ mod failover;
 mod health;
 mod leaving;
 mod logs;
+mod messages;
 mod model;
 mod refusals;
 mod shapes;

@@ -9,9 +9,18 @@ use crate::Checked;
 
 #[tokio::test]
 async fn the_official_python_client_is_served() -> Checked {
+    served("openai_check.py").await
+}
+
+#[tokio::test]
+async fn the_official_python_client_of_the_messages_api_is_served() -> Checked {
+    served("messages_check.py").await
+}
+
+async fn served(script: &str) -> Checked {
     let server = Server::start(&[]).await?;
     let checked = Command::new(python()?)
-        .arg(repository().join("tests/system/sdk/openai_check.py"))
+        .arg(repository().join("tests/system/sdk").join(script))
         .env("VLINDERS_URL", server.url())
         .output()?;
     let report = String::from_utf8_lossy(&checked.stderr);

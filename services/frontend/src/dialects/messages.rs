@@ -1,0 +1,56 @@
+//! `/v1/messages` and `/v1/messages/count_tokens`.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, Uri};
+use axum::response::Response;
+use serde_json::json;
+use vlinders_openai_api::{ApiError, MessagesUse, MessagesWriter, parse_chat, parse_messages};
+
+use super::{Asked, ask, read};
+use crate::app::App;
+use crate::generate::{chat_prompt, find_model};
+use crate::http::{RequestContext, error_response, json_response};
+
+pub(super) fn is_at(path: &Uri) -> bool {
+    let path = path.path();
+    path == "/v1/messages" || path.starts_with("/v1/messages/")
+}
+
+/// `/v1/messages`.
+pub(crate) async fn messages(
+    State(app): State<Arc<App>>,
+    Extension(context): Extension<RequestContext>,
+    request: Request,
+) -> Response {
+    let asked = read(&app, request, |app, body| {
+        parse_messages(body, MessagesUse::Answer, app.config.unknown_fields)
+    });
+    let Asked { head, request } = match asked.await {
+        Ok(asked) => asked,
+        Err(error) => return error_response(&error),
+    };
+    let writer = MessagesWriter::new(&context.request_id.to_string(), request.model);
+    ask(app, context, (head, &request.chat), writer).await
+}
+
+/// `/v1/messages/count_tokens`.
+pub(crate) async fn count_tokens(State(app): State<Arc<App>>, request: Request) -> Response {
+    if let Err(error) = app.authenticator.authenticate(request.headers()).await {
+        return error_response(&error);
+    }
+    match read(&app, request, count).await {
+        Ok(counted) => json_response(StatusCode::OK, &json!({"input_tokens": counted.request})),
+        Err(error) => error_response(&error),
+    }
+}
+
+fn count(app: &App, body: &[u8]) -> Result<usize, ApiError> {
+    let unknown = app.config.unknown_fields;
+    let asked = parse_messages(body, MessagesUse::Count, unknown)?;
+    let chat = parse_chat(asked.chat.to_string().as_bytes(), unknown)?;
+    let model = find_model(app, &chat.model)?;
+    Ok(chat_prompt(app, &model, &chat, false)?.len())
+}

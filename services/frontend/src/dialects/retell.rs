@@ -1,0 +1,142 @@
+//! From the chat endpoint's answer to a dialect's, whole or event by event.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::body::{Body, BodyDataStream};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::response::Response;
+use bytes::Bytes;
+use futures::StreamExt;
+use http_body_util::BodyExt;
+use vlinders_openai_api::{
+    ApiError, Retelling, ToldAnswer, ToldChunk, ToldEnd, ToldError, ToldFinish, ToldUsage,
+};
+
+use crate::http::{RequestRecord, error_response};
+
+/// Between events.
+const GAP: &[u8] = b"\n\n";
+const DATA: &[u8] = b"data: ";
+
+/// Tells an answer in a dialect. Errors stay as they are: the layer around all routes knows their shapes.
+pub(super) async fn retell(
+    response: Response,
+    record: Arc<RequestRecord>,
+    mut writer: impl Retelling,
+) -> Response {
+    if !response.status().is_success() {
+        return response;
+    }
+    let (mut head, body) = response.into_parts();
+    head.headers.remove(CONTENT_LENGTH);
+    let is_streamed = head
+        .headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+    if is_streamed {
+        let retold = Retold {
+            events: body.into_data_stream(),
+            unread: Vec::new(),
+            record,
+            writer,
+            is_open: false,
+            finish: None,
+            usage: ToldUsage::default(),
+        };
+        let stream = futures::stream::unfold(retold, |mut retold| async move {
+            let bytes = retold.next().await?;
+            Some((Ok::<_, Infallible>(bytes), retold))
+        });
+        return Response::from_parts(head, Body::from_stream(stream));
+    }
+    match whole(body, &record, &mut writer).await {
+        Ok(body) => Response::from_parts(head, Body::from(body)),
+        Err(error) => error_response(&error),
+    }
+}
+
+async fn whole(body: Body, record: &RequestRecord, writer: &mut impl Retelling) -> Result<Vec<u8>, ApiError> {
+    let fault = || ApiError::new(500, "internal_error", "something went wrong on our side");
+    let bytes = body.collect().await.map_err(|_| fault())?.to_bytes();
+    let mut answer: ToldAnswer = serde_json::from_slice(&bytes).map_err(|error| {
+        tracing::error!(%error, "an answer of ours cannot be read back");
+        fault()
+    })?;
+    let choice = answer.choices.pop().ok_or_else(fault)?;
+    let end = ToldEnd {
+        finish: choice.finish_reason,
+        stop_text: record.stop_text(),
+        usage: answer.usage,
+    };
+    Ok(writer.whole(&choice.message, &end))
+}
+
+/// A stream on its way from one shape to the other. Dropped with the body, and the request with it.
+struct Retold<W> {
+    events: BodyDataStream,
+    /// The beginning of an event that is not complete.
+    unread: Vec<u8>,
+    record: Arc<RequestRecord>,
+    writer: W,
+    is_open: bool,
+    finish: Option<ToldFinish>,
+    usage: ToldUsage,
+}
+
+impl<W: Retelling> Retold<W> {
+    /// The next bytes; none at the end. Asked for only when the connection has room.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            let piece = self.events.next().await?.ok()?;
+            self.unread.extend_from_slice(&piece);
+            let mut written = Vec::new();
+            while let Some(end) = self.unread.windows(GAP.len()).position(|pair| pair == GAP) {
+                let event: Vec<u8> = self.unread.drain(..end + GAP.len()).collect();
+                self.take(&mut written, &event[..end]);
+            }
+            if !written.is_empty() {
+                return Some(written.into());
+            }
+        }
+    }
+
+    fn take(&mut self, written: &mut Vec<u8>, event: &[u8]) {
+        if !std::mem::replace(&mut self.is_open, true) {
+            self.writer.opening(written, self.record.prompt_tokens());
+        }
+        match event.strip_prefix(DATA) {
+            // A comment.
+            None => self.writer.keep_alive(written),
+            Some(b"[DONE]") => {
+                let end = ToldEnd {
+                    finish: self.finish.unwrap_or(ToldFinish::Stop),
+                    stop_text: self.record.stop_text(),
+                    usage: self.usage,
+                };
+                self.writer.closing(written, &end);
+            }
+            Some(chunk) => match serde_json::from_slice(chunk) {
+                Ok(chunk) => self.news(written, &chunk),
+                Err(error) => {
+                    tracing::error!(%error, "an event of ours cannot be read back");
+                    let error = ApiError::new(500, "internal_error", "something went wrong on our side");
+                    self.writer.failure(written, &ToldError::of(&error));
+                }
+            },
+        }
+    }
+
+    fn news(&mut self, written: &mut Vec<u8>, chunk: &ToldChunk) {
+        if let Some(error) = &chunk.error {
+            self.writer.failure(written, error);
+        }
+        if let Some(usage) = chunk.usage {
+            self.usage = usage;
+        }
+        for choice in &chunk.choices {
+            self.finish = choice.finish_reason.or(self.finish);
+            self.writer.news(written, &choice.delta);
+        }
+    }
+}
