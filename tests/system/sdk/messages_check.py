@@ -12,6 +12,8 @@ URL = os.environ["VLINDERS_URL"]
 MODEL = "vlinders-demo"
 QUESTION = [{"role": "user", "content": "What is Vlinders?"}]
 PATIENCE_S = 60
+# The client has no parameters of its own for how tokens are drawn.
+GREEDY = {"temperature": 0}
 
 
 class Case(unittest.TestCase):
@@ -20,7 +22,7 @@ class Case(unittest.TestCase):
         self.addCleanup(self.client.close)
 
     def create(self, **wishes):
-        wishes = {"model": MODEL, "max_tokens": 100, "messages": QUESTION, "temperature": 0} | wishes
+        wishes = {"model": MODEL, "max_tokens": 100, "messages": QUESTION, "extra_body": GREEDY} | wishes
         return self.client.messages.create(**wishes)
 
 
@@ -39,7 +41,7 @@ class Messages(Case):
 
     def test_the_stream_helper_says_the_same_as_a_whole_answer(self) -> None:
         whole = self.create()
-        with self.client.messages.stream(model=MODEL, max_tokens=100, messages=QUESTION, temperature=0) as stream:
+        with self.client.messages.stream(model=MODEL, max_tokens=100, messages=QUESTION, extra_body=GREEDY) as stream:
             text = "".join(stream.text_stream)
             final = stream.get_final_message()
         self.assertEqual(text, whole.content[0].text)
@@ -96,7 +98,7 @@ class Errors(Case):
         self.assertTrue(error.request_id)
 
     def test_a_bad_value_names_its_parameter(self) -> None:
-        error = self.refused(anthropic.BadRequestError, temperature=9)
+        error = self.refused(anthropic.BadRequestError, extra_body={"temperature": 9})
         self.assertEqual(error.body["error"]["type"], "invalid_request_error")
         self.assertIn("temperature", error.body["error"]["message"])
 

@@ -33,12 +33,16 @@ struct BlockDelta<'a> {
 }
 
 #[derive(Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(tag = "type")]
 enum Delta<'a> {
-    TextDelta { text: &'a str },
-    ThinkingDelta { thinking: &'a str },
-    SignatureDelta { signature: &'a str },
-    InputJsonDelta { partial_json: &'a str },
+    #[serde(rename = "text_delta")]
+    Text { text: &'a str },
+    #[serde(rename = "thinking_delta")]
+    Thinking { thinking: &'a str },
+    #[serde(rename = "signature_delta")]
+    Signature { signature: &'a str },
+    #[serde(rename = "input_json_delta")]
+    InputJson { partial_json: &'a str },
 }
 
 impl MessagesWriter {
@@ -78,7 +82,7 @@ impl MessagesWriter {
     fn close(&mut self, events: &mut Vec<u8>) {
         let Some(kind) = self.open.take() else { return };
         if kind == Open::Thinking {
-            self.delta(events, Delta::SignatureDelta { signature: "" });
+            self.delta(events, Delta::Signature { signature: "" });
         }
         let stop = json!({"type": "content_block_stop", "index": self.blocks});
         named_event(events, "content_block_stop", &stop);
@@ -93,7 +97,7 @@ impl MessagesWriter {
         );
         if !call.function.arguments.is_empty() {
             let partial_json = call.function.arguments.as_str();
-            self.delta(events, Delta::InputJsonDelta { partial_json });
+            self.delta(events, Delta::InputJson { partial_json });
         }
     }
 
@@ -128,11 +132,11 @@ impl Retelling for MessagesWriter {
                 Open::Thinking,
                 || json!({"type": "thinking", "thinking": "", "signature": ""}),
             );
-            self.delta(events, Delta::ThinkingDelta { thinking });
+            self.delta(events, Delta::Thinking { thinking });
         }
         if let Some(text) = news.content.as_deref().filter(|text| !text.is_empty()) {
             self.open(events, Open::Text, || json!({"type": "text", "text": ""}));
-            self.delta(events, Delta::TextDelta { text });
+            self.delta(events, Delta::Text { text });
         }
         for call in &news.tool_calls {
             self.call(events, call);
@@ -224,4 +228,114 @@ fn usage(used: ToldUsage) -> Value {
         "cache_read_input_tokens": cached,
         "output_tokens": used.completion_tokens,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::told::ToldFunction;
+
+    fn call(index: u32, id: Option<&str>, arguments: &str) -> ToldMessage {
+        let function = ToldFunction {
+            name: id.map(|_| "look".to_owned()),
+            arguments: arguments.to_owned(),
+        };
+        ToldMessage {
+            tool_calls: vec![ToldCall {
+                index,
+                id: id.map(str::to_owned),
+                function,
+            }],
+            ..ToldMessage::default()
+        }
+    }
+
+    fn end(finish: ToldFinish) -> ToldEnd {
+        ToldEnd {
+            finish,
+            stop_text: None,
+            usage: ToldUsage::default(),
+        }
+    }
+
+    fn thought(text: &str) -> ToldMessage {
+        ToldMessage {
+            reasoning_content: Some(text.to_owned()),
+            ..ToldMessage::default()
+        }
+    }
+
+    #[test]
+    fn thoughts_words_and_calls_are_blocks_of_their_own() {
+        let mut writer = MessagesWriter::new("1", "m".to_owned());
+        let mut events = Vec::new();
+        writer.opening(&mut events, 3);
+        let words = ToldMessage {
+            content: Some("so".to_owned()),
+            ..ToldMessage::default()
+        };
+        let calls = [
+            call(0, Some("a"), ""),
+            call(0, None, "{\"x\":"),
+            call(0, None, "1}"),
+            call(1, Some("b"), "{}"),
+        ];
+        for news in [thought("hm"), thought("!"), words].iter().chain(&calls) {
+            writer.news(&mut events, news);
+        }
+        writer.closing(&mut events, &end(ToldFinish::ToolCalls));
+        let text = String::from_utf8(events).unwrap();
+        let told: Vec<_> = text
+            .split("\n\n")
+            .filter_map(|event| event.split_once("data: "))
+            .map(|(_, data)| serde_json::from_str::<Value>(data).unwrap())
+            .collect();
+        let shown: Vec<_> = told
+            .iter()
+            .map(|event| {
+                let delta = event["delta"]["type"].as_str();
+                let index = event["index"].as_u64().map(|index| index.to_string());
+                [event["type"].as_str(), delta, index.as_deref()]
+                    .map(|part| part.unwrap_or("").to_owned())
+                    .join(" ")
+            })
+            .collect();
+        let expected = [
+            "message_start  ",
+            "ping  ",
+            "content_block_start  0",
+            "content_block_delta thinking_delta 0",
+            "content_block_delta thinking_delta 0",
+            "content_block_delta signature_delta 0",
+            "content_block_stop  0",
+            "content_block_start  1",
+            "content_block_delta text_delta 1",
+            "content_block_stop  1",
+            "content_block_start  2",
+            "content_block_delta input_json_delta 2",
+            "content_block_delta input_json_delta 2",
+            "content_block_stop  2",
+            "content_block_start  3",
+            "content_block_delta input_json_delta 3",
+            "content_block_stop  3",
+            "message_delta  ",
+            "message_stop  ",
+        ];
+        assert_eq!(shown, expected);
+        assert_eq!(
+            told[10]["content_block"],
+            json!({"type": "tool_use", "id": "a", "name": "look", "input": {}})
+        );
+        assert_eq!(told[17]["delta"]["stop_reason"], "tool_use");
+    }
+
+    #[test]
+    fn a_whole_answer_has_the_arguments_as_an_object() {
+        let mut writer = MessagesWriter::new("1", "m".to_owned());
+        let message = call(0, Some("a"), "{\"x\":1}");
+        let told: Value =
+            serde_json::from_slice(&writer.whole(&message, &end(ToldFinish::ToolCalls))).unwrap();
+        assert_eq!(told["content"][0]["input"], json!({"x": 1}));
+        assert_eq!(told["stop_reason"], "tool_use");
+    }
 }

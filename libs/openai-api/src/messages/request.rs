@@ -1,6 +1,9 @@
 //! The body of `/v1/messages` as a body for the chat endpoint.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 
 use super::content::{Blocks, Turn};
@@ -61,6 +64,13 @@ struct RawTool {
     description: Option<String>,
     input_schema: Option<Map<String, Value>>,
     strict: Option<bool>,
+    /// Caching and eager streaming are what happens anyway.
+    #[serde(rename = "cache_control")]
+    _cache_control: Option<IgnoredAny>,
+    #[serde(rename = "eager_input_streaming")]
+    _eager_input_streaming: Option<IgnoredAny>,
+    #[serde(flatten)]
+    others: BTreeMap<String, IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -184,6 +194,12 @@ fn tools(raw: &mut RawMessages, chat: &mut Map<String, Value>) -> Result<(), Api
             let text = format!("tools of type {kind:?} are not offered by this server; describe a function");
             return Err(ApiError::not_offered(&param("type"), text));
         }
+        if let Some(name) = tool.others.keys().next() {
+            return Err(ApiError::not_offered(
+                &param(name),
+                "is not offered by this server; leave it out",
+            ));
+        }
         let Some(schema) = tool.input_schema else {
             return Err(ApiError::invalid(
                 &param("input_schema"),
@@ -276,4 +292,78 @@ fn thinking(
     };
     chat.insert("chat_template_kwargs".to_owned(), arguments);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chat(extra: &str) -> Result<Value, String> {
+        let body = format!(r#"{{"model":"m","max_tokens":2000,{extra}}}"#);
+        parse_messages(body.as_bytes(), MessagesUse::Answer, UnknownFields::Refuse)
+            .map(|request| request.chat)
+            .map_err(|error| error.message)
+    }
+
+    #[test]
+    fn results_of_tools_are_messages_of_their_own() {
+        let turns = r#""messages":[
+            {"role":"user","content":"go"},
+            {"role":"assistant","content":[{"type":"thinking","thinking":"hm","signature":""},
+                {"type":"tool_use","id":"c","name":"f","input":{"a":1}}]},
+            {"role":"user","content":[{"type":"tool_result","tool_use_id":"c","content":"no","is_error":true},
+                {"type":"text","text":"and?"}]}]"#;
+        let call = json!({"id": "c", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}});
+        let expected = json!([
+            {"role": "user", "content": "go"},
+            {"role": "assistant", "reasoning_content": "hm", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "c", "content": "Error: no"},
+            {"role": "user", "content": "and?"},
+        ]);
+        assert_eq!(chat(turns).unwrap()["messages"], expected);
+    }
+
+    #[test]
+    fn tools_and_their_choice_are_translated() {
+        let tools = r#""messages":[{"role":"user","content":"go"}],
+            "tools":[{"name":"f","description":"d","input_schema":{"type":"object"},"cache_control":null}],
+            "tool_choice":{"type":"tool","name":"f","disable_parallel_tool_use":true}"#;
+        let told = chat(tools).unwrap();
+        let function = json!({"name": "f", "parameters": {"type": "object"}, "description": "d"});
+        assert_eq!(told["tools"], json!([{"type": "function", "function": function}]));
+        assert_eq!(
+            told["tool_choice"],
+            json!({"type": "function", "function": {"name": "f"}})
+        );
+        assert_eq!(told["parallel_tool_calls"], false);
+    }
+
+    #[test]
+    fn what_is_not_offered_is_refused_by_name() {
+        let cases = [
+            (
+                r#""tools":[{"type":"bash_20250124","name":"bash"}]"#,
+                "tools[0].type",
+            ),
+            (
+                r#""tools":[{"name":"f","input_schema":{},"defer_loading":true}]"#,
+                "tools[0].defer_loading",
+            ),
+            (r#""tool_choice":{"type":"some"}"#, "tool_choice.type"),
+            (
+                r#""thinking":{"type":"enabled","budget_tokens":2000}"#,
+                "thinking.budget_tokens",
+            ),
+            (r#""output_config":{"effort":"low"}"#, "output_config"),
+            (r#""service_tier":"flex""#, "service_tier"),
+            (r#""max_token":1"#, "max_token"),
+        ];
+        for (extra, param) in cases {
+            let text = chat(&format!(
+                r#""messages":[{{"role":"user","content":"go"}}],{extra}"#
+            ))
+            .unwrap_err();
+            assert!(text.starts_with(param), "{text}");
+        }
+    }
 }

@@ -127,91 +127,36 @@ async fn tokens_are_counted_without_a_worker() {
 async fn every_error_has_the_dialects_shape() {
     let world = World::new().await;
     let image = json!([{"role": "user", "content": [{"type": "image", "source": {"type": "base64"}}]}]);
-    let cases = [
-        (
-            PATH,
-            body(&json!({"max_tokens": null})),
-            400,
-            "invalid_request_error",
-            "max_tokens: ",
-        ),
-        (
-            PATH,
-            body(&json!({"model": "nobody"})),
-            404,
-            "not_found_error",
-            "model: ",
-        ),
-        (
-            PATH,
-            body(&json!({"messages": image})),
-            400,
-            "invalid_request_error",
-            "\"image\" are not offered",
-        ),
-        (
-            PATH,
-            body(&json!({"stop_sequences": [""]})),
-            400,
-            "invalid_request_error",
-            "stop_sequences",
-        ),
-        (
-            PATH,
-            body(&json!({"mcp_servers": [{}]})),
-            400,
-            "invalid_request_error",
-            "mcp_servers: ",
-        ),
-        (
-            PATH,
-            body(&json!({"max_tokens": 5000})),
-            400,
-            "invalid_request_error",
-            "max_tokens: 5000",
-        ),
-        (
-            PATH,
-            body(&json!({"top_k": "a"})),
-            400,
-            "invalid_request_error",
-            "top_k",
-        ),
-        (
-            PATH,
-            body(&json!({"thinking": {"type": "enabled"}})),
-            400,
-            "invalid_request_error",
-            "thinking.budget_tokens",
-        ),
-        (
-            "/v1/messages/nothing",
-            json!({}),
-            404,
-            "not_found_error",
-            "no such route",
-        ),
+    let bad = [
+        (json!({"max_tokens": null}), "max_tokens: "),
+        (json!({"messages": image}), "\"image\" are not offered"),
+        (json!({"stop_sequences": [""]}), "stop_sequences"),
+        (json!({"mcp_servers": [{}]}), "mcp_servers: "),
+        (json!({"max_tokens": 5000}), "max_tokens: 5000"),
+        (json!({"top_k": "a"}), "top_k"),
+        (json!({"thinking": {"type": "enabled"}}), "thinking.budget_tokens"),
     ];
-    for (path, asked, status, kind, text) in cases {
-        let answer = within(world.post(path, &asked).send()).await.unwrap();
-        assert_eq!(answer.status(), status, "{asked}");
-        let request_id = answer.headers()["request-id"].clone();
-        let answer: Value = answer.json().await.unwrap();
-        assert_eq!(
-            (&answer["type"], &answer["error"]["type"]),
-            (&json!("error"), &json!(kind)),
-            "{answer}"
-        );
-        assert!(
-            answer["error"]["message"].as_str().unwrap().contains(text),
-            "{answer}"
-        );
-        assert_eq!(answer["request_id"], request_id.to_str().unwrap());
+    for (extra, text) in bad {
+        let asked = world.post(PATH, &body(&extra)).send();
+        check_refusal(within(asked).await.unwrap(), (400, "invalid_request_error", text)).await;
     }
-    let answer = world.get(PATH).await;
-    assert_eq!(answer.status(), 405);
-    let answer: Value = answer.json().await.unwrap();
-    assert_eq!(answer["type"], "error");
+    let nobody = world.post(PATH, &body(&json!({"model": "nobody"}))).send();
+    check_refusal(within(nobody).await.unwrap(), (404, "not_found_error", "model: ")).await;
+    let lost = world.get("/v1/messages/nothing").await;
+    check_refusal(lost, (404, "not_found_error", "no such route")).await;
+    let got = world.get(PATH).await;
+    check_refusal(got, (405, "invalid_request_error", "does not answer GET")).await;
+}
+
+async fn check_refusal(answer: reqwest::Response, (status, kind, text): (u16, &str, &str)) {
+    assert_eq!(answer.status(), status, "{text}");
+    let request_id = answer.headers()["request-id"].clone();
+    let answer: Value = within(answer.json()).await.expect("errors are JSON");
+    let kinds = (&answer["type"], &answer["error"]["type"]);
+    assert_eq!(kinds, (&json!("error"), &json!(kind)), "{answer}");
+    let message = answer["error"]["message"].as_str().expect("text");
+    assert!(message.contains(text), "{answer}");
+    assert_eq!(answer["request_id"], request_id.to_str().expect("text"));
 }
 
 #[tokio::test]
