@@ -2,8 +2,8 @@
 
 use serde::{Serialize, Serializer};
 
-use crate::response::write;
-use crate::{ChatLogprobs, Envelope, FinishWord, Usage};
+use crate::response::{Head, write};
+use crate::{ChatLogprobs, Envelope, FinishWord, PromptLogprobs, Usage};
 
 /// The answer of `/v1/chat/completions`.
 #[derive(Clone, Debug)]
@@ -14,12 +14,28 @@ pub struct ChatAnswer<'a> {
     pub choices: &'a [ChatChoice<'a>],
     /// What it used.
     pub usage: Usage,
+    /// What was asked of the prompt.
+    pub prompt_logprobs: Option<PromptLogprobs<'a>>,
 }
 
 impl Serialize for ChatAnswer<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let head = self.envelope.head("chat.completion");
-        write(head, self.choices, Some(self.usage), serializer)
+        #[derive(Serialize)]
+        struct Whole<'a> {
+            #[serde(flatten)]
+            head: Head<'a>,
+            choices: &'a [ChatChoice<'a>],
+            usage: Usage,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            prompt_logprobs: Option<&'a PromptLogprobs<'a>>,
+        }
+        let whole = Whole {
+            head: self.envelope.head("chat.completion"),
+            choices: self.choices,
+            usage: self.usage,
+            prompt_logprobs: self.prompt_logprobs.as_ref(),
+        };
+        whole.serialize(serializer)
     }
 }
 

@@ -35,9 +35,9 @@ pub fn parse_completion(body: &[u8], unknown: UnknownFields) -> Result<Completio
     let mut options = options::read(&mut raw)?;
     options.logprobs = logprobs(raw.logprobs)?;
     let echo = raw.echo.unwrap_or(false);
-    if echo && options.logprobs.is_some() {
-        let text = "log-probabilities of the prompt are not offered yet; leave out echo or logprobs";
-        return Err(ApiError::not_offered("logprobs", text));
+    if echo && options.logprobs.is_some() && options.stream && options.choices.computed > 1 {
+        let text = "a stream of several choices does not tell echoed log-probabilities; set stream to false";
+        return Err(ApiError::not_offered("n", text));
     }
     let answers = prompts.len() * options.choices.computed as usize;
     if answers > LIMITS.answers {

@@ -17,6 +17,7 @@ mod models;
 mod names;
 mod options;
 mod prompt;
+mod prompt_logprobs;
 mod raw;
 mod response;
 mod shape;
@@ -38,6 +39,7 @@ pub use models::{ModelList, ModelObject};
 pub use names::UnknownFields;
 pub use options::{Choices, Options};
 pub use prompt::Prompt;
+pub use prompt_logprobs::{PromptLogprobs, PromptToken};
 pub use response::{CompletionAnswer, CompletionChoice, Envelope, FinishWord, Usage};
 pub use tokens::{
     DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest, TokenizedText, parse_detokenize,

@@ -47,7 +47,7 @@ pub struct Limits {
     pub prompts: usize,
     /// Answers computed for one request: its prompts times the choices of each.
     pub answers: usize,
-    /// Tokens to generate; the model's context bounds it further.
+    /// Tokens to generate; the model's context bounds it further. 0 where something is told of the prompt.
     pub max_tokens: WholeRange,
     /// Tokens before which nothing ends the answer.
     pub min_tokens: WholeRange,
@@ -63,6 +63,8 @@ pub struct Limits {
     pub logit_bias: NumberRange,
     /// Rivals reported with each token.
     pub top_logprobs: WholeRange,
+    /// Tokens that the answers about prompts may name: those of all prompts, and the rivals of each.
+    pub prompt_logprob_entries: usize,
     /// See the sampling parameter of this name.
     pub temperature: NumberRange,
     /// See the sampling parameter of this name.
@@ -111,6 +113,7 @@ pub const LIMITS: Limits = Limits {
         max: 100.0,
     },
     top_logprobs: WholeRange { min: 0, max: 20 },
+    prompt_logprob_entries: 1 << 19,
     temperature: NumberRange { min: 0.0, max: 2.0 },
     top_p: NumberRange { min: 0.0, max: 1.0 },
     top_k: WholeRange {

@@ -2,7 +2,9 @@
 
 use serde::Serialize;
 use serde_json::{Map, Value};
-use vlinders_types::TokenLogprob;
+use vlinders_types::{TokenId, TokenLogprob};
+
+use crate::PromptToken;
 
 /// JSON has no infinity; clients know this value as "never".
 const LOWEST: f32 = -9999.0;
@@ -69,10 +71,10 @@ impl ChatLogprobs {
 pub struct CompletionLogprobs {
     /// The tokens as text.
     pub tokens: Vec<String>,
-    /// Their log-probabilities.
-    pub token_logprobs: Vec<f32>,
-    /// For each the most likely tokens and itself; null when none were asked for.
-    pub top_logprobs: Option<Vec<Map<String, Value>>>,
+    /// Their log-probabilities; null for the first token of an echoed prompt, which follows nothing.
+    pub token_logprobs: Vec<Option<f32>>,
+    /// For each the most likely tokens and itself; null when none were asked for, and for the first of an echoed prompt.
+    pub top_logprobs: Option<Vec<Option<Map<String, Value>>>>,
     /// In characters, from the beginning of the choice's text.
     pub text_offset: Vec<u32>,
 }
@@ -87,19 +89,53 @@ impl CompletionLogprobs {
         };
         for token in tokens {
             lists.tokens.push(token_text(&token.bytes));
-            lists.token_logprobs.push(finite(token.logprob));
+            lists.token_logprobs.push(Some(finite(token.logprob)));
             lists.text_offset.push(offsets.after(&token.bytes));
             if let Some(top_logprobs) = &mut lists.top_logprobs {
-                let mut entry = Map::new();
-                for (_, bytes, logprob) in &token.top {
-                    entry.insert(token_text(bytes), json_number(finite(*logprob)));
-                }
-                entry.insert(token_text(&token.bytes), json_number(finite(token.logprob)));
-                top_logprobs.push(entry);
+                top_logprobs.push(Some(by_text(&token.top, (&token.bytes, token.logprob))));
             }
         }
         lists
     }
+
+    /// The completion form of an echoed prompt, each token with where its text begins.
+    pub fn echoed<'a>(tokens: impl Iterator<Item = (&'a PromptToken, u32)>, rivals: u8) -> Self {
+        let mut lists = Self {
+            top_logprobs: (rivals > 0).then(Vec::new),
+            ..Self::default()
+        };
+        for (token, begins_at) in tokens {
+            lists.tokens.push(token_text(&token.bytes));
+            let logprob = token.score.map(|(logprob, _)| logprob);
+            lists.token_logprobs.push(logprob.map(finite));
+            lists.text_offset.push(begins_at);
+            if let Some(top_logprobs) = &mut lists.top_logprobs {
+                let top = &token.top[..token.top.len().min(usize::from(rivals))];
+                top_logprobs.push(logprob.map(|logprob| by_text(top, (&token.bytes, logprob))));
+            }
+        }
+        lists
+    }
+
+    /// Adds what follows.
+    pub fn append(&mut self, mut more: Self) {
+        self.tokens.append(&mut more.tokens);
+        self.token_logprobs.append(&mut more.token_logprobs);
+        self.text_offset.append(&mut more.text_offset);
+        if let (Some(own), Some(more)) = (&mut self.top_logprobs, &mut more.top_logprobs) {
+            own.append(more);
+        }
+    }
+}
+
+/// The most likely tokens and the one itself, by their texts.
+fn by_text(top: &[(TokenId, Vec<u8>, f32)], (own, logprob): (&[u8], f32)) -> Map<String, Value> {
+    let mut entry = Map::new();
+    for (_, bytes, logprob) in top {
+        entry.insert(token_text(bytes), json_number(finite(*logprob)));
+    }
+    entry.insert(token_text(own), json_number(finite(logprob)));
+    entry
 }
 
 /// Counts the characters before each token of one choice.
@@ -109,6 +145,12 @@ pub struct TextOffsets {
 }
 
 impl TextOffsets {
+    /// After an echoed prompt of so many characters.
+    #[must_use]
+    pub const fn after_prompt(chars: u32) -> Self {
+        Self { chars }
+    }
+
     /// Where this token's text begins. A token inside a character begins after that character's first byte.
     fn after(&mut self, bytes: &[u8]) -> u32 {
         let begins_at = self.chars;
@@ -121,7 +163,7 @@ impl TextOffsets {
     }
 }
 
-fn finite(logprob: f32) -> f32 {
+pub(crate) fn finite(logprob: f32) -> f32 {
     if logprob.is_finite() {
         logprob.max(LOWEST)
     } else {
@@ -139,7 +181,7 @@ fn json_number(value: f32) -> Value {
     number.map_or(Value::Null, Value::Number)
 }
 
-fn token_text(bytes: &[u8]) -> String {
+pub(crate) fn token_text(bytes: &[u8]) -> String {
     use std::fmt::Write;
     if let Ok(text) = std::str::from_utf8(bytes) {
         return text.to_owned();

@@ -79,7 +79,7 @@ const PARAMETERS: &[(&str, Standing, Standing)] = &[
     ("echo", FALSE, W), ("add_generation_prompt", W, E), ("continue_final_message", W, E),
     ("chat_template_kwargs", W, E), ("chat_template", NULL, NULL), ("suffix", E, NULL),
     ("truncate_prompt_tokens", NULL, NULL), ("add_special_tokens", NULL, N(Harmless::Bool(true))),
-    ("documents", LIST, LIST), ("prompt_logprobs", NULL, NULL), ("mm_processor_kwargs", NULL, NULL),
+    ("documents", LIST, LIST), ("prompt_logprobs", W, W), ("mm_processor_kwargs", NULL, NULL),
     // Constraints and tools.
     ("tools", LIST, LIST), ("functions", LIST, LIST), ("function_call", N(Harmless::Text("none")), NULL),
     ("tool_choice", N(Harmless::Text("none")), NULL), ("parallel_tool_calls", W, E),

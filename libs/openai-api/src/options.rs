@@ -4,7 +4,7 @@ use vlinders_types::{SamplingParams, StopRules, TokenId};
 
 use crate::raw::{RawRequest, count_in, label, whole_in};
 use crate::values::Number;
-use crate::{ApiError, LIMITS, NumberRange};
+use crate::{ApiError, LIMITS, NumberRange, WholeRange};
 
 /// Checked options. What the client left out is none, so that the model's own defaults can step in.
 #[derive(Clone, Debug, PartialEq, Default)]
@@ -31,6 +31,8 @@ pub struct Options {
     pub choices: Choices,
     /// Report log-probabilities, and this many rivals of each token.
     pub logprobs: Option<u8>,
+    /// Tell how likely the prompt's own tokens were, with this many rivals of each.
+    pub prompt_logprobs: Option<u8>,
     /// Tokens to generate at most.
     pub max_tokens: Option<u32>,
     /// Whether the client used the newer name for it, `max_completion_tokens`.
@@ -127,7 +129,24 @@ pub(crate) fn read(raw: &mut RawRequest) -> Result<Options, ApiError> {
     read_lengths(raw, &mut options)?;
     read_delivery(raw, &mut options)?;
     options.choices = read_choices(raw, options.stream)?;
+    read_prompt(raw, &mut options)?;
     Ok(options)
+}
+
+/// What is told of the prompt.
+fn read_prompt(raw: &RawRequest, options: &mut Options) -> Result<(), ApiError> {
+    let asked = count_in("prompt_logprobs", raw.prompt_logprobs, LIMITS.top_logprobs)?;
+    options.prompt_logprobs =
+        asked.map(|top| u8::try_from(top).expect("the range of top_logprobs lies inside 8 bits"));
+    if options.stream && asked.is_some() {
+        let text = "is not told in a stream; set stream to false";
+        return Err(ApiError::not_offered("prompt_logprobs", text));
+    }
+    if options.max_tokens == Some(0) && options.choices.computed > 1 {
+        let text = "more than one choice needs tokens to differ in; max_tokens is 0";
+        return Err(ApiError::invalid("n", text));
+    }
+    Ok(())
 }
 
 fn read_sampling(raw: &mut RawRequest, options: &mut Options) -> Result<(), ApiError> {
@@ -178,12 +197,14 @@ fn read_choices(raw: &RawRequest, is_streamed: bool) -> Result<Choices, ApiError
 }
 
 fn read_lengths(raw: &RawRequest, options: &mut Options) -> Result<(), ApiError> {
-    let older = count_in("max_tokens", raw.max_tokens, LIMITS.max_tokens)?;
-    let newer = count_in(
-        "max_completion_tokens",
-        raw.max_completion_tokens,
-        LIMITS.max_tokens,
-    )?;
+    // Without a word of the prompt, an answer of no token would tell nothing.
+    let tells_prompt = raw.prompt_logprobs.is_some() || raw.echo == Some(true);
+    let range = WholeRange {
+        min: if tells_prompt { 0 } else { LIMITS.max_tokens.min },
+        ..LIMITS.max_tokens
+    };
+    let older = count_in("max_tokens", raw.max_tokens, range)?;
+    let newer = count_in("max_completion_tokens", raw.max_completion_tokens, range)?;
     if let (Some(older), Some(newer)) = (older, newer)
         && older != newer
     {

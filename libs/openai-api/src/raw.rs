@@ -35,6 +35,7 @@ pub(crate) struct RawRequest {
     pub(crate) logit_bias: Option<LogitBias>,
     pub(crate) logprobs: Option<Logprobs>,
     pub(crate) top_logprobs: Option<Whole>,
+    pub(crate) prompt_logprobs: Option<Whole>,
     pub(crate) n: Option<Whole>,
     pub(crate) best_of: Option<Whole>,
     pub(crate) max_tokens: Option<Whole>,

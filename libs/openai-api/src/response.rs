@@ -4,7 +4,7 @@
 use serde::{Serialize, Serializer};
 use vlinders_types::TokenCounts;
 
-use crate::CompletionLogprobs;
+use crate::{CompletionLogprobs, PromptLogprobs};
 
 /// What every answer and every chunk of one request carries alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,6 +153,9 @@ pub struct CompletionChoice<'a> {
     pub text: &'a str,
     /// When asked for.
     pub logprobs: Option<CompletionLogprobs>,
+    /// What was asked of the prompt, in a whole choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_logprobs: Option<PromptLogprobs<'a>>,
     /// In a whole choice, and in a choice's last chunk.
     pub finish_reason: Option<FinishWord>,
 }

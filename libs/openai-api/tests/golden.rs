@@ -97,6 +97,7 @@ fn chat_answers_keep_their_shape() {
             envelope: &envelope,
             choices: &[said, called],
             usage: usage().with_reasoning(1),
+            prompt_logprobs: None,
         },
     );
 }
@@ -159,6 +160,7 @@ fn completion_answers_and_chunks_keep_their_shape() {
         index: 0,
         text,
         logprobs,
+        prompt_logprobs: None,
         finish_reason,
     };
     let answer = |choices, usage| CompletionAnswer {

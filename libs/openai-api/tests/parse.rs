@@ -188,7 +188,6 @@ fn known_parameters_that_are_not_offered_are_refused_by_name() {
         ("response_format", json!({"type": "json_schema"})),
         ("guided_regex", json!("a")),
         ("structured_outputs", json!({})),
-        ("prompt_logprobs", json!(1)),
         ("audio", json!({})),
         ("modalities", json!(["text"])),
         ("prediction", json!({})),
@@ -293,7 +292,24 @@ fn completions_count_their_logprobs() {
         Some("logprobs")
     );
     assert!(completion(&json!({"logprobs": true})).is_err());
-    assert!(completion(&json!({"logprobs": 1, "echo": true})).is_err());
+    let echoed = json!({"logprobs": 1, "echo": true, "max_tokens": 0});
+    assert_eq!(completion(&echoed).unwrap().options.max_tokens, Some(0));
+    let scored = json!({"prompt_logprobs": 20, "max_tokens": 0});
+    assert_eq!(completion(&scored).unwrap().options.prompt_logprobs, Some(20));
+    for (body, param) in [
+        (json!({"max_tokens": 0}), "max_tokens"),
+        (json!({"max_tokens": 0, "echo": true, "n": 2}), "n"),
+        (json!({"logprobs": 1, "echo": true, "n": 2, "stream": true}), "n"),
+        (json!({"prompt_logprobs": -1}), "prompt_logprobs"),
+        (json!({"prompt_logprobs": 21}), "prompt_logprobs"),
+        (json!({"prompt_logprobs": 1, "stream": true}), "prompt_logprobs"),
+    ] {
+        assert_eq!(
+            completion(&body).unwrap_err().param.as_deref(),
+            Some(param),
+            "{body}"
+        );
+    }
     assert!(completion(&json!({"echo": true})).unwrap().echo);
 }
 

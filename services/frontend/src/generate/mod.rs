@@ -3,6 +3,7 @@
 mod choices;
 mod failure;
 mod prepare;
+mod prompts;
 mod sse;
 mod submit;
 mod tally;

@@ -25,6 +25,8 @@ pub(crate) struct Prepared {
     /// Answers to each prompt.
     pub(crate) choices: Choices,
     pub(crate) sampling: SamplingParams,
+    /// Workers tell so much of the prompts.
+    pub(crate) prompt_logprobs: Option<u8>,
     /// What holds for every prompt; the limit on tokens is each prompt's own.
     pub(crate) stop: StopRules,
     pub(crate) priority: i32,
@@ -122,6 +124,7 @@ fn prepare_chat(app: &App, request: ChatRequest) -> Result<Prepared, ApiError> {
     let prompt_ids = chat_prompt(app, &model, &request, false)?;
     let shape = AnswerShape::Chat {
         logprobs: request.options.logprobs.is_some(),
+        prompt_logprobs: request.options.prompt_logprobs,
     };
     finish(
         app,
@@ -186,6 +189,7 @@ fn prepare_completion(app: &App, request: CompletionRequest) -> Result<Prepared,
     }
     let shape = AnswerShape::Completion {
         rivals: request.options.logprobs,
+        prompt_logprobs: request.options.prompt_logprobs,
         echo: request.echo.then_some(echo),
     };
     finish(
@@ -221,6 +225,8 @@ fn finish(
             "is more than this model has tokens",
         ));
     }
+    let prompt_logprobs = told_of_prompts(&shape);
+    check_told(&prompts, prompt_logprobs, model.vocabulary, &shape)?;
     let prompts = prompts.into_iter().map(|ids| {
         let max_tokens = max_tokens(&model, prompt_name, ids.len(), &options)?;
         Ok(PreparedPrompt { ids, max_tokens })
@@ -233,6 +239,7 @@ fn finish(
         sampling.logprobs = sampling.logprobs.or(Some(0));
     }
     Ok(Prepared {
+        prompt_logprobs,
         sampling,
         stop: options.stop_rules(most),
         choices: options.choices,
@@ -246,6 +253,46 @@ fn finish(
         names_service_tier: options.names_service_tier,
         shape,
     })
+}
+
+/// How many rivals of a prompt's tokens workers must tell; none when nothing is asked of the prompts.
+fn told_of_prompts(shape: &AnswerShape) -> Option<u8> {
+    match shape {
+        AnswerShape::Chat { prompt_logprobs, .. } => *prompt_logprobs,
+        AnswerShape::Completion {
+            rivals,
+            prompt_logprobs,
+            echo,
+        } => rivals.filter(|_| echo.is_some()).max(*prompt_logprobs),
+    }
+}
+
+/// An answer that tells much of much must stay within bounds.
+fn check_told(
+    prompts: &[Vec<TokenId>],
+    told: Option<u8>,
+    vocabulary: u32,
+    shape: &AnswerShape,
+) -> Result<(), ApiError> {
+    let Some(top) = told else { return Ok(()) };
+    let name = match shape {
+        AnswerShape::Chat { .. } => "prompt_logprobs",
+        AnswerShape::Completion { prompt_logprobs, .. } if *prompt_logprobs == told => "prompt_logprobs",
+        AnswerShape::Completion { .. } => "logprobs",
+    };
+    if u32::from(top) > vocabulary {
+        return Err(ApiError::invalid(name, "is more than this model has tokens"));
+    }
+    let tokens: usize = prompts.iter().map(Vec::len).sum();
+    let entries = tokens.saturating_mul(1 + usize::from(top));
+    if entries > LIMITS.prompt_logprob_entries {
+        let most = LIMITS.prompt_logprob_entries;
+        let text = format!(
+            "{top} rivals of each of {tokens} prompt tokens make more than {most} entries; ask for fewer"
+        );
+        return Err(ApiError::invalid(name, text));
+    }
+    Ok(())
 }
 
 /// How many tokens the answer may have: what the client asked for, or else all that fits behind the prompt.
@@ -262,6 +309,9 @@ fn max_tokens(
         .unwrap_or(0);
     if prompt_tokens == 0 {
         return Err(ApiError::invalid(prompt_name, "must hold at least one token"));
+    }
+    if options.max_tokens == Some(0) && u32::try_from(prompt_tokens).is_ok_and(|prompt| prompt <= context) {
+        return Ok(0);
     }
     if left == 0 {
         let text =
@@ -340,4 +390,35 @@ pub(crate) fn text_error(param: &str, error: &TextError) -> ApiError {
     }
     tracing::error!(?error, "text of a request could not be prepared");
     ApiError::new(500, "internal_error", "something went wrong on our side")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_about_prompts_is_bounded_and_the_parameter_is_named() {
+        let shape = |rivals: Option<u8>, prompt_logprobs| AnswerShape::Completion {
+            rivals,
+            prompt_logprobs,
+            echo: Some(Vec::new()),
+        };
+        let refused = |length, shape: &AnswerShape| {
+            let prompts = [vec![1; length], vec![1; length]];
+            let told = told_of_prompts(shape);
+            check_told(&prompts, told, 50, shape)
+                .err()
+                .and_then(|error| error.param)
+        };
+        assert_eq!(refused(1 << 18, &shape(None, Some(0))), None);
+        assert_eq!(
+            refused(1 << 18, &shape(None, Some(1))).as_deref(),
+            Some("prompt_logprobs")
+        );
+        assert_eq!(
+            refused(1 << 18, &shape(Some(1), Some(0))).as_deref(),
+            Some("logprobs")
+        );
+        assert_eq!(refused(1 << 18, &shape(None, None)), None);
+    }
 }

@@ -104,8 +104,14 @@ impl Events {
             ids: _,
             text,
             logprobs,
+            scores,
+            embedding: _,
             end,
         } = news;
+        if !scores.is_empty() {
+            // Only streams of one choice for each prompt ask for them.
+            writer.scored(index, scores);
+        }
         let is_news = end.is_none() || !text.is_empty() || !logprobs.is_empty();
         if is_news {
             writer.news(&mut self.waiting, index, &text, &logprobs);

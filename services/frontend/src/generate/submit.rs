@@ -1,5 +1,7 @@
 //! Putting a prepared request into the queue.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 use vlinders_bus::{BusError, StreamName, Subject};
 use vlinders_openai_api::{ApiError, Envelope};
@@ -9,6 +11,7 @@ use vlinders_wire::subjects::{request_message_id, request_subject};
 
 use super::choices::seed_of_choice;
 use super::prepare::{Prepared, PreparedPrompt};
+use super::prompts::Prompts;
 use super::writer::{AnswerShape, Writer};
 use crate::Caller;
 use crate::app::App;
@@ -133,9 +136,11 @@ fn split(app: &App, submission: Submission, prepared: Prepared) -> (Vec<StreamSp
         trace_parent: parent.map(|parent| parent.to_string()),
         published_us: published_us(parent),
         task: Task::Generate,
-        prompt_logprobs: None,
+        prompt_logprobs: prepared.prompt_logprobs,
     };
     let told = (prepared.choices.told as usize) * prepared.prompts.len();
+    let ids = prepared.prompts.iter().map(|prompt| prompt.ids.clone()).collect();
+    let prompts = Prompts::new(Arc::clone(&prepared.model.text), ids);
     let requests = requests(&pattern, prepared.prompts, prepared.choices.computed);
     let deadline = Instant::now() + app.config.request_deadline;
     let specs = requests.into_iter().map(|request| StreamSpec {
@@ -146,7 +151,7 @@ fn split(app: &App, submission: Submission, prepared: Prepared) -> (Vec<StreamSp
         buffer_bytes: app.config.stream_buffer_bytes,
     });
     let counts = (told, prepared.choices.told as usize);
-    let writer = Writer::new(envelope, prepared.shape, prepared.includes_usage, counts);
+    let writer = Writer::new(envelope, prepared.shape, prepared.includes_usage, counts, prompts);
     (specs.collect(), writer)
 }
 
@@ -162,6 +167,17 @@ fn requests(pattern: &Request, prompts: Vec<PreparedPrompt>, choices: u32) -> Ve
             request.stop.max_tokens = prompt.max_tokens;
             request.sampling.seed = seed_of_choice(pattern.sampling.seed, choice);
             request.bills_prompt = choice == 0;
+            if choice > 0 {
+                // The first one tells it for all.
+                request.prompt_logprobs = None;
+            }
+            if prompt.max_tokens == 0 {
+                let from_second = u32::from(!prompt.ids.is_empty());
+                let nothing = u32::try_from(prompt.ids.len()).unwrap_or(u32::MAX);
+                let first = request.prompt_logprobs.map_or(nothing, |_| from_second);
+                request.task = Task::Score { first };
+                request.prompt_logprobs = Some(request.prompt_logprobs.unwrap_or(0));
+            }
             requests.push(request);
         }
     }

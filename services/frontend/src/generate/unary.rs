@@ -26,7 +26,7 @@ pub(crate) struct WholeChoice {
 /// Waits for the end of every choice, then answers. Workers send such an answer in one piece.
 pub(crate) async fn respond(
     mut claim: Claim,
-    writer: Writer,
+    mut writer: Writer,
     choices: Choices,
     record: &RequestRecord,
 ) -> Result<Response, ApiError> {
@@ -37,6 +37,9 @@ pub(crate) async fn respond(
             break counts;
         }
         let (index, news) = claim.next().await;
+        if !news.scores.is_empty() {
+            writer.scored(index / choices.computed as usize, news.scores);
+        }
         let whole = &mut wholes[index];
         whole.ids.extend(news.ids);
         whole.text.push_str(&news.text);

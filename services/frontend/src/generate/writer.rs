@@ -3,10 +3,12 @@
 use serde::Serialize;
 use vlinders_openai_api::{
     ApiError, AssistantMessage, ChatAnswer, ChatChoice, ChatChunk, ChatChunkChoice, ChatLogprobs,
-    CompletionAnswer, CompletionChoice, CompletionLogprobs, Delta, Envelope, FinishWord, TextOffsets, Usage,
+    CompletionAnswer, CompletionChoice, CompletionLogprobs, Delta, Envelope, FinishWord, PromptLogprobs,
+    PromptToken, TextOffsets, Usage,
 };
-use vlinders_types::{TokenCounts, TokenLogprob};
+use vlinders_types::{TokenCounts, TokenLogprob, TokenScore};
 
+use super::prompts::Prompts;
 use super::unary::WholeChoice;
 
 /// What the endpoints' answers differ in.
@@ -16,11 +18,15 @@ pub(crate) enum AnswerShape {
     Chat {
         /// Whether log-probabilities were asked for.
         logprobs: bool,
+        /// Whether those of the prompt were asked for, and how many rivals of each token.
+        prompt_logprobs: Option<u8>,
     },
     /// Texts.
     Completion {
         /// Whether log-probabilities were asked for, and how many rivals of each token.
         rivals: Option<u8>,
+        /// The same for the prompts, apart from those that are echoed.
+        prompt_logprobs: Option<u8>,
         /// The prompts, when the answers begin with them.
         echo: Option<Vec<String>>,
     },
@@ -34,6 +40,7 @@ pub(crate) struct Writer {
     /// By index of the choice.
     choices: Vec<Told>,
     choices_per_prompt: usize,
+    prompts: Prompts,
 }
 
 /// What has been told of one choice.
@@ -50,8 +57,10 @@ impl Writer {
         shape: AnswerShape,
         includes_usage: bool,
         (choices, choices_per_prompt): (usize, usize),
+        prompts: Prompts,
     ) -> Self {
         Self {
+            prompts,
             envelope,
             shape,
             includes_usage,
@@ -60,11 +69,19 @@ impl Writer {
         }
     }
 
+    /// The scores of a prompt have come.
+    pub(crate) fn scored(&mut self, prompt: usize, scores: Vec<TokenScore>) {
+        self.prompts.scored(prompt, scores);
+    }
+
     /// The whole answer as JSON.
     pub(crate) fn whole(mut self, wholes: Vec<WholeChoice>, counts: TokenCounts) -> Vec<u8> {
         let usage = Usage::from(counts);
         match self.shape {
-            AnswerShape::Chat { logprobs } => {
+            AnswerShape::Chat {
+                logprobs,
+                prompt_logprobs,
+            } => {
                 let choices: Vec<ChatChoice<'_>> = (0..)
                     .zip(&wholes)
                     .map(|(index, whole)| ChatChoice {
@@ -81,34 +98,70 @@ impl Writer {
                     envelope: &self.envelope,
                     choices: &choices,
                     usage,
+                    prompt_logprobs: prompt_logprobs.map(|top| PromptLogprobs {
+                        tokens: self.prompts.tokens(0),
+                        top,
+                    }),
                 })
             }
-            AnswerShape::Completion { .. } => {
-                let texts: Vec<String> = wholes
-                    .iter()
-                    .enumerate()
-                    .map(|(index, whole)| self.echo(index).unwrap_or_default().to_owned() + &whole.text)
-                    .collect();
-                let mut choices = Vec::with_capacity(wholes.len());
-                for (index, whole) in wholes.iter().enumerate() {
-                    choices.push(CompletionChoice {
-                        index: number(index),
-                        text: &texts[index],
-                        logprobs: self.completion_logprobs(index, &whole.logprobs),
-                        finish_reason: whole.finish,
-                    });
-                }
-                json(&CompletionAnswer {
-                    envelope: &self.envelope,
-                    choices: &choices,
-                    usage: Some(Some(usage)),
-                })
-            }
+            AnswerShape::Completion { .. } => self.whole_texts(&wholes, usage),
         }
+    }
+
+    fn whole_texts(mut self, wholes: &[WholeChoice], usage: Usage) -> Vec<u8> {
+        let echoed = |index| self.echo(index).unwrap_or_default().to_owned();
+        let texts: Vec<String> = wholes
+            .iter()
+            .enumerate()
+            .map(|(index, whole)| echoed(index) + &whole.text)
+            .collect();
+        let mut logprobs = Vec::with_capacity(wholes.len());
+        for (index, whole) in wholes.iter().enumerate() {
+            let echoed = self.echoed_logprobs(index);
+            let own = self.completion_logprobs(index, &whole.logprobs);
+            logprobs.push(match (echoed, own) {
+                (Some(mut echoed), Some(own)) => {
+                    echoed.append(own);
+                    Some(echoed)
+                }
+                (echoed, own) => echoed.or(own),
+            });
+        }
+        let asked = match self.shape {
+            AnswerShape::Completion { prompt_logprobs, .. } => prompt_logprobs,
+            AnswerShape::Chat { .. } => None,
+        };
+        let prompts: Vec<Vec<PromptToken>> = match asked {
+            None => Vec::new(),
+            Some(_) => (0..wholes.len().div_ceil(self.choices_per_prompt))
+                .map(|prompt| self.prompts.tokens(prompt).to_vec())
+                .collect(),
+        };
+        let choices = wholes.iter().zip(logprobs).enumerate();
+        let choices: Vec<CompletionChoice<'_>> = choices
+            .map(|(index, (whole, logprobs))| CompletionChoice {
+                index: number(index),
+                text: &texts[index],
+                logprobs,
+                prompt_logprobs: asked.map(|top| PromptLogprobs {
+                    tokens: &prompts[index / self.choices_per_prompt],
+                    top,
+                }),
+                finish_reason: whole.finish,
+            })
+            .collect();
+        json(&CompletionAnswer {
+            envelope: &self.envelope,
+            choices: &choices,
+            usage: Some(Some(usage)),
+        })
     }
 
     /// What opens a choice in a stream, once: the role, or the echoed prompt.
     pub(crate) fn opening(&mut self, events: &mut Vec<u8>, index: usize) {
+        if self.waits_for_scores(index) {
+            return;
+        }
         if std::mem::replace(&mut self.choices[index].is_opened, true) {
             return;
         }
@@ -122,8 +175,9 @@ impl Writer {
                 self.chat_event(events, index, delta, None, None);
             }
             AnswerShape::Completion { .. } => {
+                let logprobs = self.echoed_logprobs(index);
                 if let Some(prompt) = self.echo(index) {
-                    self.completion_event(events, index, prompt, None, None);
+                    self.completion_event(events, index, prompt, logprobs, None);
                 }
             }
         }
@@ -136,7 +190,7 @@ impl Writer {
             return;
         }
         match self.shape {
-            AnswerShape::Chat { logprobs: asked } => {
+            AnswerShape::Chat { logprobs: asked, .. } => {
                 let delta = Delta {
                     content: Some(text),
                     ..Delta::default()
@@ -205,6 +259,33 @@ impl Writer {
         }
     }
 
+    /// An echoed prompt is told with its log-probabilities, when they are asked for.
+    fn waits_for_scores(&self, index: usize) -> bool {
+        match &self.shape {
+            AnswerShape::Completion {
+                rivals: Some(_),
+                echo: Some(_),
+                ..
+            } => !self.prompts.is_scored(index / self.choices_per_prompt),
+            AnswerShape::Completion { .. } | AnswerShape::Chat { .. } => false,
+        }
+    }
+
+    /// Those of the prompt that this choice begins with. What follows begins behind it.
+    fn echoed_logprobs(&mut self, index: usize) -> Option<CompletionLogprobs> {
+        let (rivals, echo) = match &self.shape {
+            AnswerShape::Completion {
+                rivals: Some(rivals),
+                echo: Some(echo),
+                ..
+            } => (*rivals, &echo[index / self.choices_per_prompt]),
+            AnswerShape::Completion { .. } | AnswerShape::Chat { .. } => return None,
+        };
+        let chars = u32::try_from(echo.chars().count()).unwrap_or(u32::MAX);
+        self.choices[index].offsets = TextOffsets::after_prompt(chars);
+        Some(self.prompts.echoed(index / self.choices_per_prompt, rivals))
+    }
+
     fn completion_logprobs(&mut self, index: usize, logprobs: &[TokenLogprob]) -> Option<CompletionLogprobs> {
         let rivals = match self.shape {
             AnswerShape::Completion { rivals, .. } => rivals?,
@@ -250,6 +331,7 @@ impl Writer {
             index: number(index),
             text,
             logprobs,
+            prompt_logprobs: None,
             finish_reason,
         };
         event(

@@ -1,10 +1,13 @@
 //! Chunks to text: each once, in order, whatever the order and number they come in. Knows no locks and no waiting.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use vlinders_types::{Chunk, Finish, TokenId, TokenLogprob};
+use vlinders_types::{Chunk, Finish, FinishReason, TokenId, TokenLogprob, TokenScore};
+
+use super::scores::ScoreProgress;
 
 /// Chunks that may wait for a predecessor. A lost batch is sent again long before so many steps have passed.
 const MAX_EARLY: usize = 256;
@@ -15,6 +18,10 @@ pub(crate) struct News {
     pub(crate) ids: Vec<TokenId>,
     pub(crate) text: String,
     pub(crate) logprobs: Vec<TokenLogprob>,
+    /// Of the prompt's tokens: all of them, with the first news that has any.
+    pub(crate) scores: Vec<TokenScore>,
+    /// The prompt as a vector, with the end.
+    pub(crate) embedding: Vec<f32>,
     /// The last news there will be.
     pub(crate) end: Option<End>,
 }
@@ -76,6 +83,8 @@ pub(crate) struct Assembly {
     ids: Vec<TokenId>,
     pending: News,
     pending_bytes: usize,
+    /// The prompt's scores. No token is taken before the last of them, so that whoever has a token has all scores.
+    scores: ScoreProgress,
     /// Since when the oldest pending piece waits.
     pending_since: Option<Instant>,
     /// Chunks whose predecessors are still on their way, by position.
@@ -89,9 +98,11 @@ pub(crate) struct Assembly {
 }
 
 impl Assembly {
-    pub(crate) fn new(buffer_bytes: usize) -> Self {
+    /// `scored` are the positions of the prompt whose scores are to come.
+    pub(crate) fn new(buffer_bytes: usize, scored: Range<u32>) -> Self {
         Self {
             buffer_bytes,
+            scores: ScoreProgress::new(scored),
             attempt: 0,
             ids: Vec::new(),
             pending: News::default(),
@@ -107,7 +118,27 @@ impl Assembly {
     }
 
     /// Adds a chunk.
-    pub(crate) fn push(&mut self, chunk: Chunk) -> (Pushed, Option<Tempo>) {
+    pub(crate) fn push(&mut self, mut chunk: Chunk) -> (Pushed, Option<Tempo>) {
+        if let Some(part) = chunk.prompt_scores.take() {
+            if self.is_ended || chunk.attempt != self.attempt {
+                return (Pushed::Stale, None);
+            }
+            let pushed = self.scores.push(part);
+            let are_all_here = pushed == Pushed::Taken && self.scores.are_complete();
+            if are_all_here {
+                self.pending.scores = self.scores.take();
+                self.pending_since.get_or_insert_with(Instant::now);
+            }
+            if says_nothing(&chunk) {
+                // What waited for the last score goes on.
+                let next_position = self.next_position();
+                let next = are_all_here.then(|| self.early.remove(&next_position)).flatten();
+                return match next {
+                    Some(next) => self.absorb_all(next),
+                    None => (pushed, None),
+                };
+            }
+        }
         match self.judge(&chunk) {
             Pushed::Taken => {}
             Pushed::Early => return (self.hold_back(chunk), None),
@@ -119,6 +150,11 @@ impl Assembly {
         if self.pending_bytes > 0 && self.pending_bytes + chunk_bytes(&chunk) > self.buffer_bytes {
             return (Pushed::Overflow, None);
         }
+        self.absorb_all(chunk)
+    }
+
+    /// Adds the next chunk and all that waited for it.
+    fn absorb_all(&mut self, chunk: Chunk) -> (Pushed, Option<Tempo>) {
         let first = self.ids.len();
         let mut next = Some(chunk);
         while let Some(chunk) = next {
@@ -166,6 +202,7 @@ impl Assembly {
         self.attempt += 1;
         self.early.clear();
         self.early_since = None;
+        self.scores.forget_early();
         self.is_handed_back = false;
     }
 
@@ -196,7 +233,13 @@ impl Assembly {
 
     /// How long a missing chunk has been waited for.
     pub(crate) fn missing(&self) -> Option<Duration> {
-        self.early_since.map(|since| since.elapsed())
+        let since = [self.early_since, self.scores.early_since()];
+        since.into_iter().flatten().min().map(|since| since.elapsed())
+    }
+
+    /// Whether nothing of the prompt is left to tell.
+    pub(crate) fn has_scores(&self) -> bool {
+        self.scores.are_complete()
     }
 
     /// Whether the chunk is the next one.
@@ -207,12 +250,22 @@ impl Assembly {
         let end = chunk.position.saturating_add(token_count(chunk));
         let next_position = self.next_position();
         match chunk.position.cmp(&next_position) {
+            std::cmp::Ordering::Equal if self.must_wait_for_scores(chunk) => Pushed::Early,
             std::cmp::Ordering::Equal => Pushed::Taken,
             std::cmp::Ordering::Less if end <= next_position => Pushed::Stale,
             // Text cannot be cut at a token: half-known is unknown.
             std::cmp::Ordering::Less => Pushed::Gap,
             std::cmp::Ordering::Greater => Pushed::Early,
         }
+    }
+
+    /// Bad ends do not wait: the scores may never come.
+    fn must_wait_for_scores(&self, chunk: &Chunk) -> bool {
+        let ends_badly = match chunk.finish.as_ref().map(|finish| finish.reason) {
+            Some(FinishReason::Error | FinishReason::Cancelled) => true,
+            Some(FinishReason::Stop | FinishReason::Length) | None => false,
+        };
+        !self.scores.are_complete() && !ends_badly && !chunk.handed_back
     }
 
     fn hold_back(&mut self, chunk: Chunk) -> Pushed {
@@ -235,6 +288,7 @@ impl Assembly {
         self.pending_bytes += chunk_bytes(&chunk);
         self.pending.text.push_str(&chunk.text);
         self.pending.logprobs.extend(chunk.logprobs);
+        self.pending.embedding.extend(chunk.embedding);
         self.pending_since.get_or_insert_with(Instant::now);
         self.is_handed_back |= chunk.handed_back;
         if let Some(finish) = chunk.finish {
@@ -261,6 +315,11 @@ impl Assembly {
     }
 }
 
+/// Whether it had nothing but scores.
+fn says_nothing(chunk: &Chunk) -> bool {
+    chunk.ids.is_empty() && chunk.text.is_empty() && chunk.finish.is_none() && !chunk.handed_back
+}
+
 fn token_count(chunk: &Chunk) -> u32 {
     u32::try_from(chunk.ids.len()).unwrap_or(u32::MAX)
 }
@@ -283,7 +342,7 @@ mod tests {
     use super::*;
 
     fn stream(buffer_bytes: usize) -> Assembly {
-        Assembly::new(buffer_bytes)
+        Assembly::new(buffer_bytes, 0..0)
     }
 
     fn chunk(position: u32, text: &str) -> Chunk {

@@ -6,6 +6,7 @@ mod canceller;
 mod claim;
 mod course;
 mod failover;
+mod scores;
 mod stream;
 mod sweep;
 mod table;

@@ -2,13 +2,14 @@
 //! so a slow client costs memory for its text and nothing else. When its worker is lost, it goes on with another attempt
 //! and its reader does not notice.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use vlinders_service_kit::SharedSpan;
-use vlinders_types::{Chunk, FinishReason, Request, TokenCounts, WorkerId};
+use vlinders_types::{Chunk, FinishReason, Request, Task, TokenCounts, WorkerId};
 
 use super::assembly::{Assembly, End, GivenUp, News, Pushed, Tempo};
 use super::course::{Cause, Course, GAP, Origin};
@@ -31,6 +32,16 @@ pub(crate) struct StreamSpec {
     pub(crate) span: SharedSpan,
     pub(crate) deadline: Instant,
     pub(crate) buffer_bytes: usize,
+}
+
+/// Positions of the prompt whose scores a request asks for.
+fn scored(request: &Request) -> Range<u32> {
+    let end = u32::try_from(request.prompt_ids.len()).unwrap_or(u32::MAX);
+    match (request.prompt_logprobs, request.task) {
+        (None, _) | (Some(_), Task::Embed { .. }) => 0..0,
+        (Some(_), Task::Generate) => 1..end,
+        (Some(_), Task::Score { first }) => first..end,
+    }
 }
 
 /// Shared by the dispatcher and the HTTP side.
@@ -85,7 +96,7 @@ impl Stream {
         news: Arc<Notify>,
     ) -> Self {
         let state = State {
-            assembly: Assembly::new(spec.buffer_bytes),
+            assembly: Assembly::new(spec.buffer_bytes, scored(&spec.request)),
             course,
             lost: 0,
             handed_back: 0,
@@ -244,6 +255,11 @@ impl Stream {
         is_due.then(|| Request {
             attempt: state.assembly.attempt(),
             emitted_ids: state.assembly.ids().to_vec(),
+            // What was told once is not computed again.
+            prompt_logprobs: match self.spec.request.task {
+                Task::Generate if state.assembly.has_scores() => None,
+                Task::Generate | Task::Score { .. } | Task::Embed { .. } => self.spec.request.prompt_logprobs,
+            },
             // Its client has waited before: it goes before new work.
             priority: self.spec.request.priority.saturating_add(1),
             published_us: self.spec.request.published_us.map(|_| now_us()),

@@ -11,6 +11,7 @@ mod logs;
 mod messages;
 mod model;
 mod refusals;
+mod scoring;
 mod shapes;
 mod support;
 mod tokens;

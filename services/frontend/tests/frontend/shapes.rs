@@ -8,7 +8,7 @@ use vlinders_types::{FinishReason, TokenLogprob};
 
 use crate::support::{World, check_golden, chunk, last, within};
 
-fn logprob(byte: u8) -> TokenLogprob {
+pub(crate) fn logprob(byte: u8) -> TokenLogprob {
     let top = vec![(65, vec![b'A'], -0.5), (66, vec![b'B'], -1.5)];
     TokenLogprob {
         id: byte.into(),

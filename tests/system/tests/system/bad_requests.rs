@@ -214,10 +214,7 @@ fn completions() -> Vec<(Value, Expected)> {
         (completion("best_of", json!(9)), bad("best_of")),
         (completion("suffix", json!("end")), not_offered("suffix")),
         (completion("messages", json!([])), not_offered("messages")),
-        (
-            completion("prompt_logprobs", json!(1)),
-            not_offered("prompt_logprobs"),
-        ),
+        (completion("prompt_logprobs", json!(21)), bad("prompt_logprobs")),
         (
             completion("model", json!("nobody")),
             (404, INVALID, "model", "model_not_found"),
