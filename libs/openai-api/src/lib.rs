@@ -20,6 +20,7 @@ mod prompt;
 mod prompt_logprobs;
 mod raw;
 mod response;
+mod responses;
 mod shape;
 mod tokens;
 mod told;
@@ -41,11 +42,12 @@ pub use options::{Choices, Options};
 pub use prompt::Prompt;
 pub use prompt_logprobs::{PromptLogprobs, PromptToken};
 pub use response::{CompletionAnswer, CompletionChoice, Envelope, FinishWord, Usage};
+pub use responses::{ResponsesRequest, ResponsesWriter, parse_responses};
 pub use tokens::{
     DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest, TokenizedText, parse_detokenize,
     parse_tokenize,
 };
 pub use told::{
     Retelling, ToldAnswer, ToldCall, ToldChoice, ToldChunk, ToldCompletionDetails, ToldEnd, ToldError,
-    ToldFinish, ToldFunction, ToldMessage, ToldNews, ToldPromptDetails, ToldUsage,
+    ToldFinish, ToldFunction, ToldMessage, ToldNews, ToldPromptDetails, ToldUsage, in_own_names,
 };

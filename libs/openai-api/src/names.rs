@@ -29,6 +29,7 @@ pub(crate) enum Endpoint {
     Tokenize,
     Detokenize,
     Messages,
+    Responses,
 }
 
 /// A known name and what happens when it is present.
@@ -120,6 +121,18 @@ const MESSAGES: &[Row] = &[
     ("output_config", NULL), ("output_format", NULL), ("inference_geo", NULL), ("cache_control", W), ("betas", LIST),
 ];
 
+#[rustfmt::skip]
+const RESPONSES: &[Row] = &[
+    ("model", W), ("input", W), ("instructions", W), ("max_output_tokens", W), ("temperature", W), ("top_p", W),
+    ("stream", W), ("metadata", W), ("user", W), ("safety_identifier", W), ("prompt_cache_key", W),
+    ("service_tier", W), ("parallel_tool_calls", W), ("tools", W), ("tool_choice", W), ("text", W), ("reasoning", W),
+    ("store", FALSE), ("previous_response_id", NULL), ("background", FALSE), ("conversation", NULL),
+    ("include", LIST), ("max_tool_calls", NULL), ("prompt", NULL), ("top_logprobs", NULL),
+    ("truncation", N(Harmless::Text("disabled"))), ("stream_options", NULL), ("prompt_cache_retention", NULL),
+    ("prompt_cache_options", NULL), ("background_options", NULL), ("context_management", LIST), ("moderation", NULL),
+    ("image", NULL), ("access_programs", NULL),
+];
+
 /// The names an endpoint knows.
 fn rows(endpoint: Endpoint) -> &'static [Row] {
     type Parameter = (&'static str, Standing, Standing);
@@ -134,6 +147,7 @@ fn rows(endpoint: Endpoint) -> &'static [Row] {
         Endpoint::Tokenize => TOKENIZE,
         Endpoint::Detokenize => DETOKENIZE,
         Endpoint::Messages => MESSAGES,
+        Endpoint::Responses => RESPONSES,
     }
 }
 

@@ -147,6 +147,8 @@ pub struct ToldEnd {
 
 /// Tells a chat answer in the words of another dialect.
 pub trait Retelling: Send + 'static {
+    /// The dialect's own name for a parameter of the chat endpoint, where it differs.
+    fn own_name(&self, chat_name: &str) -> Option<&'static str>;
     /// What begins a stream. The prompt's tokens are known by then.
     fn opening(&mut self, events: &mut Vec<u8>, prompt_tokens: u32);
     /// More of the answer.
@@ -168,6 +170,28 @@ pub(crate) fn named_event(events: &mut Vec<u8>, name: &str, value: &impl serde::
     events.extend_from_slice(b"\ndata: ");
     serde_json::to_writer(&mut *events, value).expect("our shapes have text keys and no failing parts");
     events.extend_from_slice(b"\n\n");
+}
+
+/// The same error about the parameter as the client has named it.
+#[must_use]
+pub fn in_own_names(error: ApiError, dialect: &impl Retelling) -> ApiError {
+    let Some(param) = &error.param else {
+        return error;
+    };
+    let end = param.find(['.', '[']).unwrap_or(param.len());
+    let (name, rest) = param.split_at(end);
+    let Some(own) = dialect.own_name(name) else {
+        return error;
+    };
+    let message = match error.message.strip_prefix(name) {
+        Some(text) => format!("{own}{text}"),
+        None => error.message.clone(),
+    };
+    ApiError {
+        param: Some(format!("{own}{rest}")),
+        message,
+        ..error
+    }
 }
 
 impl ToldError {

@@ -110,6 +110,15 @@ impl MessagesWriter {
 }
 
 impl Retelling for MessagesWriter {
+    fn own_name(&self, chat_name: &str) -> Option<&'static str> {
+        match chat_name {
+            "stop" => Some("stop_sequences"),
+            "user" => Some("metadata.user_id"),
+            "chat_template_kwargs" => Some("thinking"),
+            _ => None,
+        }
+    }
+
     fn opening(&mut self, events: &mut Vec<u8>, prompt_tokens: u32) {
         // What of the prompt was cached is known at the end, and told there.
         let usage = usage(ToldUsage {

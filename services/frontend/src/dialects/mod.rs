@@ -2,6 +2,7 @@
 //! all that lies behind it, and what comes back is told in the dialect's own words. A dialect decides nothing.
 
 mod messages;
+mod responses;
 mod retell;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::generate;
 use crate::http::{RequestContext, read_json};
 
 pub(crate) use messages::{count_tokens, messages};
+pub(crate) use responses::responses;
 
 /// A request whose body is read: its head, and what it asks for.
 struct Asked<T> {

@@ -10,23 +10,23 @@ use bytes::Bytes;
 use futures::StreamExt;
 use http_body_util::BodyExt;
 use vlinders_openai_api::{
-    ApiError, Retelling, ToldAnswer, ToldChunk, ToldEnd, ToldError, ToldFinish, ToldUsage,
+    ApiError, Retelling, ToldAnswer, ToldChunk, ToldEnd, ToldError, ToldFinish, ToldUsage, in_own_names,
 };
 
-use crate::http::{RequestRecord, error_response};
+use crate::http::{Refusal, RequestRecord, error_response};
 
 /// Between events.
 const GAP: &[u8] = b"\n\n";
 const DATA: &[u8] = b"data: ";
 
-/// Tells an answer in a dialect. Errors stay as they are: the layer around all routes knows their shapes.
+/// Tells an answer in a dialect. An error gets the dialect's names; the layer around all routes knows its shape.
 pub(super) async fn retell(
     response: Response,
     record: Arc<RequestRecord>,
     mut writer: impl Retelling,
 ) -> Response {
     if !response.status().is_success() {
-        return response;
+        return renamed(response, &writer);
     }
     let (mut head, body) = response.into_parts();
     head.headers.remove(CONTENT_LENGTH);
@@ -54,6 +54,19 @@ pub(super) async fn retell(
         Ok(body) => Response::from_parts(head, Body::from(body)),
         Err(error) => error_response(&error),
     }
+}
+
+/// The same error with the headers it came with.
+fn renamed(response: Response, writer: &impl Retelling) -> Response {
+    let Some(Refusal(error)) = response.extensions().get().cloned() else {
+        return response;
+    };
+    let mut told = error_response(&in_own_names(error, writer));
+    for (name, value) in response.headers() {
+        told.headers_mut().insert(name, value.clone());
+    }
+    told.headers_mut().remove(CONTENT_LENGTH);
+    told
 }
 
 async fn whole(body: Body, record: &RequestRecord, writer: &mut impl Retelling) -> Result<Vec<u8>, ApiError> {

@@ -10,6 +10,6 @@ mod router;
 
 pub(crate) use body::{HeldBody, read_json};
 pub(crate) use envelope::RequestContext;
-pub(crate) use reply::{error_response, json_response, rate_headers};
+pub(crate) use reply::{Refusal, error_response, json_response, rate_headers};
 pub(crate) use request_record::RequestRecord;
 pub(crate) use router::router;

@@ -20,6 +20,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/completions", post(generate::completion))
         .route("/v1/messages", post(dialects::messages))
         .route("/v1/messages/count_tokens", post(dialects::count_tokens))
+        .route("/v1/responses", post(dialects::responses))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/v1/models", get(models::list))

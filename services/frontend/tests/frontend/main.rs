@@ -12,6 +12,7 @@ mod messages;
 mod model;
 mod refusals;
 mod scoring;
+mod responses;
 mod shapes;
 mod support;
 mod tokens;

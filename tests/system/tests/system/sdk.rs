@@ -17,6 +17,11 @@ async fn the_official_python_client_of_the_messages_api_is_served() -> Checked {
     served("messages_check.py").await
 }
 
+#[tokio::test]
+async fn the_official_python_client_gets_responses() -> Checked {
+    served("responses_check.py").await
+}
+
 async fn served(script: &str) -> Checked {
     let server = Server::start(&[]).await?;
     let checked = Command::new(python()?)

@@ -1,0 +1,365 @@
+//! The body of `/v1/responses` as a body for the chat endpoint.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::{Map, Value, json};
+
+use super::input::{Input, messages};
+use crate::names::{self, Endpoint};
+use crate::raw::{label, whole_in};
+use crate::values::{Bounded, Number, Whole};
+use crate::{ApiError, LIMITS, UnknownFields, json};
+
+/// A request in the shape of `/v1/responses`, translated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResponsesRequest {
+    /// The body the chat endpoint is asked with.
+    pub chat: Value,
+    /// What the answer repeats of the request.
+    pub echo: Map<String, Value>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RawResponses {
+    model: Option<String>,
+    input: Option<Input>,
+    instructions: Option<String>,
+    max_output_tokens: Option<Whole>,
+    temperature: Option<Number>,
+    top_p: Option<Number>,
+    stream: Option<bool>,
+    metadata: Option<Map<String, Value>>,
+    user: Option<String>,
+    safety_identifier: Option<String>,
+    prompt_cache_key: Option<String>,
+    service_tier: Option<String>,
+    parallel_tool_calls: Option<bool>,
+    tools: Option<Bounded<RawTool, { LIMITS.tool_calls }>>,
+    tool_choice: Option<RawToolChoice>,
+    text: Option<RawText>,
+    reasoning: Option<RawReasoning>,
+}
+
+#[derive(Deserialize)]
+struct RawTool {
+    r#type: String,
+    name: Option<String>,
+    description: Option<String>,
+    parameters: Option<Map<String, Value>>,
+    strict: Option<bool>,
+    #[serde(flatten)]
+    others: BTreeMap<String, IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RawToolChoice {
+    Word(String),
+    Function { r#type: String, name: Option<String> },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawText {
+    format: Option<RawFormat>,
+    verbosity: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFormat {
+    r#type: String,
+    name: Option<String>,
+    description: Option<String>,
+    schema: Option<Value>,
+    strict: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawReasoning {
+    effort: Option<String>,
+    summary: Option<String>,
+    generate_summary: Option<String>,
+}
+
+/// Reads, checks and translates a body.
+///
+/// # Errors
+/// The 400 to answer with.
+pub fn parse_responses(body: &[u8], unknown: UnknownFields) -> Result<ResponsesRequest, ApiError> {
+    json::check_depth(body)?;
+    names::check(body, Endpoint::Responses, unknown)?;
+    let mut raw: RawResponses = json::read(body)?;
+    let mut request = ResponsesRequest {
+        chat: json!({}),
+        echo: Map::new(),
+    };
+    match label("model", raw.model.take())? {
+        Some(model) if !model.is_empty() => request.both("model", "model", model.into()),
+        Some(_) | None => return Err(ApiError::invalid("model", "this field is required")),
+    }
+    request
+        .echo
+        .insert("instructions".to_owned(), raw.instructions.clone().into());
+    let input = raw.input.take().unwrap_or_default();
+    if input.0.is_empty() {
+        return Err(ApiError::invalid("input", "at least one item is required"));
+    }
+    request.chat["messages"] = messages(raw.instructions.take(), input).into();
+    let max = whole_in("max_output_tokens", raw.max_output_tokens, LIMITS.max_tokens)?;
+    request.both_if("max_output_tokens", "max_tokens", max);
+    let number = |value: Option<Number>| value.map(|Number(value)| value);
+    request.both_if("temperature", "temperature", number(raw.temperature));
+    request.both_if("top_p", "top_p", number(raw.top_p));
+    let metadata = raw.metadata.take().unwrap_or_default();
+    request.both("metadata", "metadata", metadata.into());
+    for (name, text) in [
+        ("user", raw.user.take()),
+        ("safety_identifier", raw.safety_identifier.take()),
+        ("prompt_cache_key", raw.prompt_cache_key.take()),
+        ("service_tier", raw.service_tier.take()),
+    ] {
+        request.both_if(name, name, label(name, text)?);
+    }
+    request.tools(&mut raw)?;
+    request.format(raw.text.take())?;
+    request.reasoning(raw.reasoning.take())?;
+    if raw.stream == Some(true) {
+        request.chat["stream"] = true.into();
+        request.chat["stream_options"] = json!({"include_usage": true});
+    }
+    Ok(request)
+}
+
+impl ResponsesRequest {
+    /// Something the answer repeats, and its name for the chat endpoint.
+    fn both(&mut self, name: &str, chat_name: &str, value: Value) {
+        self.chat[chat_name] = value.clone();
+        self.echo.insert(name.to_owned(), value);
+    }
+
+    fn both_if(&mut self, name: &str, chat_name: &str, value: Option<impl Into<Value>>) {
+        if let Some(value) = value {
+            self.both(name, chat_name, value.into());
+        }
+    }
+
+    fn tools(&mut self, raw: &mut RawResponses) -> Result<(), ApiError> {
+        let tools = raw.tools.take().map_or_else(Vec::new, |tools| tools.0);
+        let (mut chat, mut echo) = (Vec::new(), Vec::new());
+        for (index, tool) in tools.into_iter().enumerate() {
+            let param = |field: &str| format!("tools[{index}].{field}");
+            if tool.r#type != "function" {
+                let text = format!("tools of type {:?} are not offered by this server", tool.r#type);
+                return Err(ApiError::not_offered(&param("type"), text));
+            }
+            if let Some(name) = tool.others.keys().next() {
+                let text = "is not offered by this server; leave it out";
+                return Err(ApiError::not_offered(&param(name), text));
+            }
+            let Some(name) = tool.name else {
+                return Err(ApiError::invalid(&param("name"), "this field is required"));
+            };
+            let mut function = json!({"name": name});
+            let optional = [
+                ("description", tool.description.map(Value::from)),
+                ("parameters", tool.parameters.map(Value::from)),
+                ("strict", tool.strict.map(Value::from)),
+            ];
+            for (field, value) in optional {
+                if let Some(value) = value {
+                    function[field] = value;
+                }
+            }
+            let mut flat = function.clone();
+            flat["type"] = "function".into();
+            echo.push(flat);
+            chat.push(json!({"type": "function", "function": function}));
+        }
+        if !chat.is_empty() {
+            self.chat["tools"] = chat.into();
+        }
+        self.echo.insert("tools".to_owned(), echo.into());
+        let parallel = raw.parallel_tool_calls;
+        self.both_if("parallel_tool_calls", "parallel_tool_calls", parallel);
+        self.tool_choice(raw.tool_choice.take())
+    }
+
+    fn tool_choice(&mut self, choice: Option<RawToolChoice>) -> Result<(), ApiError> {
+        match choice {
+            None => Ok(()),
+            Some(RawToolChoice::Word(word)) => {
+                if !["auto", "none", "required"].contains(&word.as_str()) {
+                    return Err(ApiError::invalid(
+                        "tool_choice",
+                        "must be auto, none, required or a function",
+                    ));
+                }
+                self.both("tool_choice", "tool_choice", word.into());
+                Ok(())
+            }
+            Some(RawToolChoice::Function {
+                r#type,
+                name: Some(name),
+            }) if r#type == "function" => {
+                let told = json!({"type": "function", "name": name});
+                self.echo.insert("tool_choice".to_owned(), told);
+                self.chat["tool_choice"] = json!({"type": "function", "function": {"name": name}});
+                Ok(())
+            }
+            Some(RawToolChoice::Function { .. }) => Err(ApiError::not_offered(
+                "tool_choice",
+                "only a function can be chosen, by its name",
+            )),
+        }
+    }
+
+    fn format(&mut self, text: Option<RawText>) -> Result<(), ApiError> {
+        let Some(text) = text else { return Ok(()) };
+        if text.verbosity.is_some() {
+            return Err(ApiError::not_offered(
+                "text.verbosity",
+                "is not offered by this server; leave it out",
+            ));
+        }
+        let Some(format) = text.format else { return Ok(()) };
+        let told = match format.r#type.as_str() {
+            "text" => json!({"type": "text"}),
+            "json_object" => {
+                self.chat["response_format"] = json!({"type": "json_object"});
+                json!({"type": "json_object"})
+            }
+            "json_schema" => {
+                let Some(schema) = format.schema else {
+                    return Err(ApiError::invalid("text.format.schema", "this field is required"));
+                };
+                let mut described =
+                    json!({"name": format.name.as_deref().unwrap_or("answer"), "schema": schema});
+                if let Some(strict) = format.strict {
+                    described["strict"] = strict.into();
+                }
+                if let Some(description) = format.description {
+                    described["description"] = description.into();
+                }
+                self.chat["response_format"] = json!({"type": "json_schema", "json_schema": described});
+                described["type"] = "json_schema".into();
+                described
+            }
+            _ => {
+                let text = "must be text, json_object or json_schema";
+                return Err(ApiError::invalid("text.format.type", text));
+            }
+        };
+        self.echo.insert("text".to_owned(), json!({"format": told}));
+        Ok(())
+    }
+
+    fn reasoning(&mut self, reasoning: Option<RawReasoning>) -> Result<(), ApiError> {
+        let Some(reasoning) = reasoning else { return Ok(()) };
+        if reasoning.summary.is_some() || reasoning.generate_summary.is_some() {
+            let text = "summaries are not offered; the reasoning itself comes as content of its item";
+            return Err(ApiError::not_offered("reasoning.summary", text));
+        }
+        if let Some(effort) = reasoning.effort {
+            self.chat["reasoning_effort"] = effort.clone().into();
+            self.echo
+                .insert("reasoning".to_owned(), json!({"effort": effort, "summary": null}));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(extra: &str) -> Result<ResponsesRequest, String> {
+        let body = format!(r#"{{"model":"m",{extra}}}"#);
+        parse_responses(body.as_bytes(), UnknownFields::Refuse).map_err(|error| error.message)
+    }
+
+    #[test]
+    fn a_string_is_what_a_user_says() {
+        let request = read(r#""input":"hi","instructions":"be kind","max_output_tokens":5"#).unwrap();
+        let expected = json!([{"role": "system", "content": "be kind"}, {"role": "user", "content": "hi"}]);
+        assert_eq!(request.chat["messages"], expected);
+        assert_eq!(request.chat["max_tokens"], 5);
+        assert_eq!(request.echo["max_output_tokens"], 5);
+    }
+
+    #[test]
+    fn items_of_the_assistant_are_one_message() {
+        let input = r#""instructions":"a","input":[
+            {"role":"developer","content":"b"},
+            {"role":"user","content":[{"type":"input_text","text":"go"}]},
+            {"type":"reasoning","id":"r","summary":[],"content":[{"type":"reasoning_text","text":"hm"}]},
+            {"type":"message","id":"m","role":"assistant","status":"completed",
+                "content":[{"type":"output_text","text":"well","annotations":[]}]},
+            {"type":"function_call","call_id":"c","name":"f","arguments":"{}","id":"x","status":"completed"},
+            {"type":"function_call_output","call_id":"c","output":"done"}]"#;
+        let call = json!({"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}});
+        let expected = json!([
+            {"role": "system", "content": "a\n\nb"},
+            {"role": "user", "content": "go"},
+            {"role": "assistant", "content": "well", "reasoning_content": "hm", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "c", "content": "done"},
+        ]);
+        assert_eq!(read(input).unwrap().chat["messages"], expected);
+    }
+
+    #[test]
+    fn tools_and_formats_are_translated_and_repeated() {
+        let extra = r#""input":"hi","tools":[{"type":"function","name":"f","parameters":{"type":"object"}}],
+            "tool_choice":{"type":"function","name":"f"},
+            "text":{"format":{"type":"json_schema","name":"s","schema":{"type":"object"},"strict":true}}"#;
+        let ResponsesRequest { chat, echo } = read(extra).unwrap();
+        assert_eq!(chat["tools"][0]["function"]["name"], "f");
+        assert_eq!(chat["tool_choice"]["function"]["name"], "f");
+        assert_eq!(
+            echo["tools"][0],
+            json!({"name": "f", "parameters": {"type": "object"}, "type": "function"})
+        );
+        let described = json!({"name": "s", "schema": {"type": "object"}, "strict": true});
+        assert_eq!(
+            chat["response_format"],
+            json!({"type": "json_schema", "json_schema": described})
+        );
+    }
+
+    #[test]
+    fn what_is_not_offered_is_refused_by_name() {
+        let cases = [
+            (r#""input":[{"type":"item_reference","id":"x"}]"#, "input[0]"),
+            (
+                r#""input":[{"role":"user","content":[{"type":"input_image"}]}]"#,
+                "input[0].content",
+            ),
+            (r#""input":"a","tools":[{"type":"web_search"}]"#, "tools[0].type"),
+            (
+                r#""input":"a","tool_choice":{"type":"allowed_tools"}"#,
+                "tool_choice",
+            ),
+            (r#""input":"a","truncation":"auto""#, "truncation"),
+            (r#""input":"a","background":true"#, "background"),
+            (r#""input":"a","text":{"verbosity":"low"}"#, "text.verbosity"),
+            (
+                r#""input":"a","reasoning":{"summary":"auto"}"#,
+                "reasoning.summary",
+            ),
+            (
+                r#""input":"a","previous_response_id":"resp_1""#,
+                "previous_response_id",
+            ),
+            (r#""input":"a","messages":[]"#, "messages"),
+            (r#""instructions":"a""#, "input"),
+        ];
+        for (extra, param) in cases {
+            let text = read(extra).unwrap_err();
+            assert!(text.starts_with(param), "{text}");
+        }
+    }
+}

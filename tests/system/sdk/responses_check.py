@@ -1,0 +1,71 @@
+"""The official client's Responses API against a running server. VLINDERS_URL says where it is."""
+
+from __future__ import annotations
+
+import os
+import unittest
+
+import openai
+from openai import OpenAI
+
+URL = os.environ["VLINDERS_URL"]
+MODEL = "vlinders-demo"
+QUESTION = "What is Vlinders?"
+PATIENCE_S = 60
+
+
+class Responses(unittest.TestCase):
+    def setUp(self) -> None:
+        self.client = OpenAI(base_url=f"{URL}/v1", api_key="unused", max_retries=0, timeout=PATIENCE_S)
+        self.addCleanup(self.client.close)
+
+    def create(self, **wishes):
+        return self.client.responses.create(**{"model": MODEL, "input": QUESTION, "temperature": 0} | wishes)
+
+    def test_an_answer_has_all_its_parts(self) -> None:
+        answer = self.create(metadata={"a": "b"})
+        self.assertEqual((answer.object, answer.status, answer.model), ("response", "completed", MODEL))
+        self.assertIn("server", answer.output_text)
+        [item] = answer.output
+        self.assertEqual((item.type, item.role, item.status), ("message", "assistant", "completed"))
+        self.assertEqual(answer.metadata, {"a": "b"})
+        usage = answer.usage
+        self.assertEqual(usage.total_tokens, usage.input_tokens + usage.output_tokens)
+        self.assertIsNotNone(usage.input_tokens_details.cached_tokens)
+
+    def test_it_says_what_the_chat_endpoint_says(self) -> None:
+        chat = self.client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": QUESTION}], temperature=0
+        )
+        self.assertEqual(self.create().output_text, chat.choices[0].message.content)
+
+    def test_the_stream_helper_says_the_same_as_a_whole_answer(self) -> None:
+        with self.client.responses.stream(model=MODEL, input=QUESTION, temperature=0) as stream:
+            events = list(stream)
+            final = stream.get_final_response()
+        text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+        self.assertEqual(text, self.create().output_text)
+        self.assertEqual((final.output_text, final.status), (text, "completed"))
+        self.assertEqual([event.sequence_number for event in events], list(range(len(events))))
+
+    def test_an_answer_is_cut_at_its_limit(self) -> None:
+        answer = self.create(max_output_tokens=4)
+        self.assertEqual((answer.status, answer.incomplete_details.reason), ("incomplete", "max_output_tokens"))
+        self.assertEqual(answer.usage.output_tokens, 4)
+
+    def test_a_conversation_goes_on_with_the_items_of_the_answer(self) -> None:
+        said = self.create()
+        going_on = [{"role": "user", "content": QUESTION}, *said.output, {"role": "user", "content": "Thank you"}]
+        self.assertTrue(self.create(input=going_on).output_text)
+
+    def test_a_bad_value_names_its_parameter(self) -> None:
+        with self.assertRaises(openai.BadRequestError) as caught:
+            self.create(temperature=9)
+        self.assertEqual(caught.exception.param, "temperature")
+        with self.assertRaises(openai.BadRequestError) as caught:
+            self.create(tools=[{"type": "web_search"}])
+        self.assertEqual(caught.exception.param, "tools[0].type")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
