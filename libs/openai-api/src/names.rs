@@ -151,6 +151,12 @@ fn rows(endpoint: Endpoint) -> &'static [Row] {
     }
 }
 
+/// The parameters that have their effect at an endpoint.
+pub(crate) fn working(endpoint: Endpoint) -> impl Iterator<Item = &'static str> {
+    let works = |row: &&Row| matches!(row.1, Standing::Works);
+    rows(endpoint).iter().filter(works).map(|row| row.0)
+}
+
 impl Harmless {
     fn covers(self, shape: &Shape) -> bool {
         match (self, shape) {

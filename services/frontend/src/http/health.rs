@@ -64,3 +64,11 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
 pub(crate) async fn version() -> Response {
     json_response(StatusCode::OK, &json!({"version": env!("CARGO_PKG_VERSION")}))
 }
+
+/// The whole surface, described for programs.
+pub(crate) async fn openapi() -> Response {
+    json_response(
+        StatusCode::OK,
+        &vlinders_openai_api::openapi(env!("CARGO_PKG_VERSION")),
+    )
+}

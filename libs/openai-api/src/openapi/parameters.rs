@@ -1,0 +1,244 @@
+//! What each parameter may hold, as JSON Schema. Ranges come from [`LIMITS`]; a test holds the names against the tables
+//! that bodies are checked with.
+
+use serde_json::{Value, json};
+
+use crate::names::Endpoint;
+use crate::{LIMITS, NumberRange, WholeRange};
+
+/// The schema of a parameter that works at this endpoint. None: nobody has described it.
+pub(super) fn schema(endpoint: Endpoint, name: &str) -> Option<Value> {
+    let own = match endpoint {
+        Endpoint::Chat => chat(name),
+        Endpoint::Completion => completion(name),
+        Endpoint::Tokenize => tokenize(name),
+        Endpoint::Detokenize => detokenize(name),
+        Endpoint::Messages => messages(name),
+        Endpoint::Responses => responses(name),
+    };
+    own.or_else(|| sampling(name)).or_else(|| common(name))
+}
+
+/// Parameters without which there is no request.
+pub(super) const fn required(endpoint: Endpoint) -> &'static [&'static str] {
+    match endpoint {
+        Endpoint::Chat => &["model", "messages"],
+        Endpoint::Completion => &["model", "prompt"],
+        Endpoint::Tokenize => &["model"],
+        Endpoint::Detokenize => &["model", "tokens"],
+        Endpoint::Messages => &["model", "messages", "max_tokens"],
+        Endpoint::Responses => &["model", "input"],
+    }
+}
+
+fn chat(name: &str) -> Option<Value> {
+    Some(match name {
+        "messages" => list(&message(), 1, LIMITS.messages),
+        "logprobs" => json!({"type": "boolean"}),
+        "tools" => list(&function_tool(), 0, LIMITS.tool_calls),
+        "tool_choice" => tool_choice(),
+        "response_format" => json!({"type": "object", "required": ["type"]}),
+        "parallel_tool_calls" | "add_generation_prompt" | "continue_final_message" | "include_reasoning" => {
+            json!({"type": "boolean"})
+        }
+        "chat_template_kwargs" => json!({"type": "object", "maxProperties": LIMITS.template_arguments}),
+        "reasoning_effort" => json!({"type": "string"}),
+        _ => return None,
+    })
+}
+
+fn completion(name: &str) -> Option<Value> {
+    Some(match name {
+        "prompt" => {
+            let text = json!({"type": "string", "minLength": 1});
+            let tokens = list(&token(), 1, LIMITS.prompt_tokens);
+            let several = list(&json!({"anyOf": [text, tokens]}), 1, LIMITS.prompts);
+            json!({"anyOf": [text, tokens, several]})
+        }
+        "echo" => json!({"type": "boolean"}),
+        "logprobs" => whole(LIMITS.top_logprobs),
+        "response_format" => json!({"type": "object", "required": ["type"]}),
+        _ => return None,
+    })
+}
+
+fn tokenize(name: &str) -> Option<Value> {
+    match name {
+        "prompt" => Some(json!({"type": "string"})),
+        "add_special_tokens" | "return_token_strs" => Some(json!({"type": "boolean"})),
+        _ => chat(name),
+    }
+}
+
+fn detokenize(name: &str) -> Option<Value> {
+    (name == "tokens").then(|| list(&token(), 0, LIMITS.prompt_tokens))
+}
+
+fn messages(name: &str) -> Option<Value> {
+    let text = json!({"type": "object", "required": ["type", "text"],
+        "properties": {"type": {"const": "text"}, "text": {"type": "string"}, "citations": {"type": "null"}}});
+    Some(match name {
+        "messages" => {
+            let content = json!({"anyOf": [{"type": "string"}, list(&text, 0, LIMITS.content_parts)]});
+            let turn = json!({"type": "object", "additionalProperties": false, "required": ["role", "content"],
+                "properties": {"role": {"enum": ["user", "assistant"]}, "content": content}});
+            list(&turn, 1, LIMITS.messages)
+        }
+        "system" => json!({"anyOf": [{"type": "string"}, list(&text, 0, LIMITS.content_parts)]}),
+        "stop_sequences" => list(&stop_text(), 0, LIMITS.stop_strings),
+        "metadata" => json!({"type": "object", "additionalProperties": false,
+            "properties": {"user_id": or_null(label())}}),
+        "service_tier" => json!({"enum": ["auto", "standard_only"]}),
+        "tools" => {
+            let tool = json!({"type": "object", "required": ["name", "input_schema"], "additionalProperties": false,
+                "properties": {"type": {"enum": ["custom", null]}, "name": {"type": "string"},
+                    "description": {"type": ["string", "null"]}, "input_schema": {"type": "object"},
+                    "strict": {"type": ["boolean", "null"]}, "cache_control": {}, "eager_input_streaming": {}}});
+            list(&tool, 0, LIMITS.tool_calls)
+        }
+        "tool_choice" => json!({"type": "object", "required": ["type"], "additionalProperties": false,
+            "properties": {"type": {"enum": ["auto", "any", "tool", "none"]}, "name": {"type": "string"},
+                "disable_parallel_tool_use": {"type": ["boolean", "null"]}}}),
+        "thinking" => json!({"type": "object", "required": ["type"], "additionalProperties": false,
+            "properties": {"type": {"enum": ["enabled", "adaptive", "disabled"]},
+                "budget_tokens": {"type": "integer", "minimum": 1024, "maximum": LIMITS.max_tokens.max}}}),
+        "cache_control" => json!({}),
+        _ => return None,
+    })
+}
+
+fn responses(name: &str) -> Option<Value> {
+    Some(match name {
+        "input" => {
+            let content = json!({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object",
+                "required": ["type", "text"],
+                "properties": {"type": {"enum": ["input_text", "output_text"]}, "text": {"type": "string"}}}}]});
+            let item = json!({"type": "object", "required": ["role", "content"],
+                "properties": {"type": {"const": "message"}, "content": content,
+                    "role": {"enum": ["user", "assistant", "system", "developer"]}}});
+            json!({"anyOf": [{"type": "string"}, list(&item, 1, LIMITS.messages)]})
+        }
+        "instructions" => json!({"type": "string"}),
+        "max_output_tokens" => whole(LIMITS.max_tokens),
+        "parallel_tool_calls" => json!({"type": "boolean"}),
+        "tools" => {
+            let tool = json!({"type": "object", "required": ["type", "name"], "additionalProperties": false,
+                "properties": {"type": {"const": "function"}, "name": {"type": "string"},
+                    "description": {"type": ["string", "null"]}, "parameters": {"type": ["object", "null"]},
+                    "strict": {"type": ["boolean", "null"]}}});
+            list(&tool, 0, LIMITS.tool_calls)
+        }
+        "tool_choice" => json!({"anyOf": [{"enum": ["auto", "none", "required"]},
+            {"type": "object", "required": ["type", "name"],
+                "properties": {"type": {"const": "function"}, "name": {"type": "string"}}}]}),
+        "text" => json!({"type": "object", "additionalProperties": false, "properties": {
+            "format": {"type": "object", "required": ["type"],
+                "properties": {"type": {"enum": ["text", "json_object", "json_schema"]}}}}}),
+        "reasoning" => json!({"type": "object", "additionalProperties": false,
+            "properties": {"effort": {"type": ["string", "null"]}}}),
+        _ => return None,
+    })
+}
+
+fn sampling(name: &str) -> Option<Value> {
+    Some(match name {
+        "temperature" => number(LIMITS.temperature),
+        "top_p" => number(LIMITS.top_p),
+        "top_k" => whole(LIMITS.top_k),
+        "min_p" => number(LIMITS.min_p),
+        "presence_penalty" | "frequency_penalty" => number(LIMITS.penalty),
+        "repetition_penalty" => number(LIMITS.repetition_penalty),
+        "seed" => json!({"type": "integer", "minimum": i64::MIN, "maximum": u64::MAX}),
+        "logit_bias" => json!({"type": "object", "maxProperties": LIMITS.logit_bias_entries,
+            "propertyNames": {"pattern": "^[0-9]+$"}, "additionalProperties": number(LIMITS.logit_bias)}),
+        "top_logprobs" => whole(LIMITS.top_logprobs),
+        "n" | "best_of" => whole(LIMITS.choices),
+        "max_tokens" | "max_completion_tokens" => whole(LIMITS.max_tokens),
+        "min_tokens" => whole(LIMITS.min_tokens),
+        "stop" => json!({"anyOf": [stop_text(), list(&stop_text(), 0, LIMITS.stop_strings)]}),
+        "stop_token_ids" => list(&token(), 0, LIMITS.stop_token_ids),
+        "ignore_eos" => json!({"type": "boolean"}),
+        _ => return None,
+    })
+}
+
+fn common(name: &str) -> Option<Value> {
+    Some(match name {
+        "model" => json!({"type": "string", "minLength": 1, "maxLength": LIMITS.name_bytes}),
+        "user" | "safety_identifier" | "cache_salt" | "prompt_cache_key" => label(),
+        "stream" => json!({"type": "boolean"}),
+        "stream_options" => json!({"type": "object", "additionalProperties": false,
+            "properties": {"include_usage": {"type": ["boolean", "null"]}}}),
+        "metadata" => json!({"type": "object", "maxProperties": LIMITS.metadata_entries,
+            "propertyNames": {"maxLength": LIMITS.name_bytes},
+            "additionalProperties": {"type": "string", "maxLength": 2 * LIMITS.name_bytes}}),
+        "service_tier" => json!({"enum": ["auto", "default"]}),
+        "priority" => whole(LIMITS.priority),
+        _ => return None,
+    })
+}
+
+fn message() -> Value {
+    let part = json!({"type": "object", "required": ["type", "text"],
+        "properties": {"type": {"const": "text"}, "text": {"type": "string"}}});
+    let content = json!({"anyOf": [{"type": "string"}, list(&part, 0, LIMITS.content_parts)]});
+    let call = json!({"type": "object", "additionalProperties": false, "required": ["id", "function"],
+        "properties": {"id": {"type": "string"}, "type": {"const": "function"}, "function": {"type": "object",
+            "additionalProperties": false, "required": ["name"],
+            "properties": {"name": {"type": "string"}, "arguments": {"type": ["string", "object"]}}}}});
+    json!({"type": "object", "additionalProperties": false, "required": ["role"], "properties": {
+        "role": {"enum": ["system", "developer", "user", "assistant", "tool"]},
+        "content": or_null(content), "name": or_null(label()), "tool_call_id": or_null(label()),
+        "tool_calls": or_null(list(&call, 0, LIMITS.tool_calls)),
+        "reasoning_content": {"type": ["string", "null"]}, "reasoning": {"type": ["string", "null"]},
+        "refusal": {"type": ["string", "null"]}, "annotations": {"type": ["array", "null"]},
+        "audio": {"type": "null"}, "function_call": {"type": "null"},
+    }})
+}
+
+fn function_tool() -> Value {
+    let function = json!({"type": "object", "required": ["name"], "properties": {
+        "name": {"type": "string"}, "description": {"type": ["string", "null"]},
+        "parameters": {"type": ["object", "null"]}, "strict": {"type": ["boolean", "null"]}}});
+    json!({"type": "object", "required": ["type", "function"],
+        "properties": {"type": {"const": "function"}, "function": function}})
+}
+
+fn tool_choice() -> Value {
+    let function =
+        json!({"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}});
+    json!({"anyOf": [{"enum": ["auto", "none", "required"]}, {"type": "object", "required": ["type", "function"],
+        "properties": {"type": {"const": "function"}, "function": function}}]})
+}
+
+fn number(range: NumberRange) -> Value {
+    json!({"type": "number", "minimum": range.min, "maximum": range.max})
+}
+
+fn whole(range: WholeRange) -> Value {
+    json!({"type": "integer", "minimum": range.min, "maximum": range.max})
+}
+
+fn list(entry: &Value, least: usize, most: usize) -> Value {
+    json!({"type": "array", "items": entry, "minItems": least, "maxItems": most})
+}
+
+fn token() -> Value {
+    json!({"type": "integer", "minimum": 0, "maximum": u32::MAX})
+}
+
+fn label() -> Value {
+    json!({"type": "string", "maxLength": LIMITS.name_bytes})
+}
+
+fn stop_text() -> Value {
+    json!({"type": "string", "minLength": 1, "maxLength": LIMITS.stop_bytes})
+}
+
+/// A parameter that may be left out may also be null.
+pub(super) fn or_null(schema: Value) -> Value {
+    if schema.as_object().is_some_and(serde_json::Map::is_empty) {
+        return schema;
+    }
+    json!({"anyOf": [schema, {"type": "null"}]})
+}
