@@ -16,7 +16,9 @@ pub(super) fn schema(endpoint: Endpoint, name: &str) -> Option<Value> {
         Endpoint::Messages => messages(name),
         Endpoint::Responses => responses(name),
     };
-    own.or_else(|| sampling(name)).or_else(|| common(name))
+    own.or_else(|| sampling(name))
+        .or_else(|| constraint(name))
+        .or_else(|| common(name))
 }
 
 /// Parameters without which there is no request.
@@ -37,7 +39,6 @@ fn chat(name: &str) -> Option<Value> {
         "logprobs" => json!({"type": "boolean"}),
         "tools" => list(&function_tool(), 0, LIMITS.tool_calls),
         "tool_choice" => tool_choice(),
-        "response_format" => json!({"type": "object", "required": ["type"]}),
         "parallel_tool_calls" | "add_generation_prompt" | "continue_final_message" | "include_reasoning" => {
             json!({"type": "boolean"})
         }
@@ -57,7 +58,6 @@ fn completion(name: &str) -> Option<Value> {
         }
         "echo" => json!({"type": "boolean"}),
         "logprobs" => whole(LIMITS.top_logprobs),
-        "response_format" => json!({"type": "object", "required": ["type"]}),
         _ => return None,
     })
 }
@@ -85,6 +85,7 @@ fn messages(name: &str) -> Option<Value> {
             list(&turn, 1, LIMITS.messages)
         }
         "system" => json!({"anyOf": [{"type": "string"}, list(&text, 0, LIMITS.content_parts)]}),
+        "max_tokens" => whole(LIMITS.max_tokens),
         "stop_sequences" => list(&stop_text(), 0, LIMITS.stop_strings),
         "metadata" => json!({"type": "object", "additionalProperties": false,
             "properties": {"user_id": or_null(label())}}),
@@ -153,11 +154,28 @@ fn sampling(name: &str) -> Option<Value> {
             "propertyNames": {"pattern": "^[0-9]+$"}, "additionalProperties": number(LIMITS.logit_bias)}),
         "top_logprobs" => whole(LIMITS.top_logprobs),
         "n" | "best_of" => whole(LIMITS.choices),
-        "max_tokens" | "max_completion_tokens" => whole(LIMITS.max_tokens),
+        // None are enough where the prompt's tokens are told.
+        "max_tokens" | "max_completion_tokens" => whole(WholeRange {
+            min: 0,
+            ..LIMITS.max_tokens
+        }),
         "min_tokens" => whole(LIMITS.min_tokens),
         "stop" => json!({"anyOf": [stop_text(), list(&stop_text(), 0, LIMITS.stop_strings)]}),
         "stop_token_ids" => list(&token(), 0, LIMITS.stop_token_ids),
         "ignore_eos" => json!({"type": "boolean"}),
+        _ => return None,
+    })
+}
+
+/// What the text must be like. A schema in a request is the client's; the parser says what is wrong with it.
+fn constraint(name: &str) -> Option<Value> {
+    Some(match name {
+        "response_format" => json!({"type": "object", "required": ["type"]}),
+        "structured_outputs" => json!({"type": "object"}),
+        "guided_json" | "json_schema" => json!({"type": ["object", "string", "boolean"]}),
+        "guided_choice" => json!({"type": "array", "minItems": 1, "items": {"type": "string"}}),
+        "guided_regex" | "guided_grammar" | "regex" | "ebnf" | "grammar" => json!({"type": "string"}),
+        "guided_decoding_backend" | "guided_whitespace_pattern" => json!({"type": "string"}),
         _ => return None,
     })
 }
@@ -174,6 +192,8 @@ fn common(name: &str) -> Option<Value> {
             "additionalProperties": {"type": "string", "maxLength": 2 * LIMITS.name_bytes}}),
         "service_tier" => json!({"enum": ["auto", "default"]}),
         "priority" => whole(LIMITS.priority),
+        "prompt_logprobs" => whole(LIMITS.top_logprobs),
+        "truncate_prompt_tokens" => json!({"type": "integer"}),
         _ => return None,
     })
 }
