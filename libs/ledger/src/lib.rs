@@ -1,13 +1,18 @@
-//! The ledger: what was used, once for each request. The only crate that speaks SQL.
+//! The ledger: what was used, once for each request, and the keys it was used with. The only crate that speaks SQL.
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod contract;
+mod keys;
 mod postgres;
 mod rows;
 mod selection;
 mod sqlite;
 
 pub use contract::{Ledger, LedgerError, Recorded, UsageQuery, UsageTotal};
+pub use keys::{
+    ApiKey, Budget, KeyDigest, KeyLimits, KeyRules, KeySecret, KeyStore, NewKey, NewSecret, NoRandomness,
+    Scope, Scopes, StoredKey, UnknownScope, new_key_id,
+};
 pub use postgres::{PostgresLedger, PostgresOptions};
 pub use sqlite::SqliteLedger;

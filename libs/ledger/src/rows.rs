@@ -62,7 +62,7 @@ pub(crate) fn as_sql(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-fn number<T: TryFrom<i64>>(what: &'static str, value: i64) -> Result<T, LedgerError> {
+pub(crate) fn number<T: TryFrom<i64>>(what: &'static str, value: i64) -> Result<T, LedgerError> {
     T::try_from(value).map_err(|_| foreign(what, value.to_string()))
 }
 
@@ -77,7 +77,7 @@ fn finish(name: String) -> Result<FinishReason, LedgerError> {
     known.ok_or_else(|| foreign("finish", name))
 }
 
-fn foreign(what: &'static str, found: String) -> LedgerError {
+pub(crate) fn foreign(what: &'static str, found: String) -> LedgerError {
     LedgerError::Foreign { what, found }
 }
 

@@ -8,6 +8,9 @@ use crate::rows::{COLUMNS, as_sql};
 pub(crate) enum Value {
     Text(String),
     Number(i64),
+    MaybeText(Option<String>),
+    MaybeNumber(Option<i64>),
+    Flag(bool),
 }
 
 /// SQL with numbered places, and what belongs there, first to last.

@@ -49,6 +49,15 @@ async fn postgres_conforms() {
 }
 
 #[tokio::test]
+async fn postgres_keeps_keys() {
+    let server = PostgresServer::start().await;
+    conformance::keys::keys_read_back(&new_ledger(&server).await).await;
+    conformance::keys::a_rotated_key_has_two_secrets_for_a_while(&new_ledger(&server).await).await;
+    conformance::keys::a_revoked_key_stays_revoked(&new_ledger(&server).await).await;
+    conformance::keys::rules_and_last_uses_can_be_changed(&new_ledger(&server).await).await;
+}
+
+#[tokio::test]
 async fn many_processes_may_start_at_once_and_record_the_same_events() {
     let server = PostgresServer::start().await;
     let address = server.new_database().await;

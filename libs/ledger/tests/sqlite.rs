@@ -20,6 +20,15 @@ async fn sqlite_conforms() {
 }
 
 #[tokio::test]
+async fn sqlite_keeps_keys() {
+    let folders = [(); 4].map(|()| tempfile::tempdir().unwrap());
+    conformance::keys::keys_read_back(&ledger(folders[0].path())).await;
+    conformance::keys::a_rotated_key_has_two_secrets_for_a_while(&ledger(folders[1].path())).await;
+    conformance::keys::a_revoked_key_stays_revoked(&ledger(folders[2].path())).await;
+    conformance::keys::rules_and_last_uses_can_be_changed(&ledger(folders[3].path())).await;
+}
+
+#[tokio::test]
 async fn a_second_opening_finds_what_the_first_recorded() {
     let folder = tempfile::tempdir().unwrap();
     ledger(folder.path()).record(&[event(1)]).await.unwrap();

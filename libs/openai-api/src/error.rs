@@ -76,7 +76,6 @@ impl ApiError {
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self.status {
-            401 => "authentication_error",
             403 => "permission_error",
             429 => "rate_limit_error",
             503 => "overloaded_error",

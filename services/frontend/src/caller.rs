@@ -1,8 +1,9 @@
-//! Who calls. Until keys exist, everybody is the same tenant.
+//! Who calls, and what they may.
 
-use async_trait::async_trait;
-use axum::http::HeaderMap;
-use vlinders_openai_api::ApiError;
+use std::sync::Arc;
+
+use vlinders_ledger::{ApiKey, KeyLimits, Scope, Scopes};
+use vlinders_openai_api::{ApiError, UnknownFields};
 use vlinders_types::{KeyId, TenantId};
 
 /// Whoever sent a request, once known.
@@ -12,28 +13,80 @@ pub struct Caller {
     pub tenant: TenantId,
     /// The key the request came with.
     pub key: KeyId,
+    /// What the key is for.
+    pub scopes: Scopes,
+    /// Names of the models it may use, as clients write them. None: all.
+    pub models: Option<Arc<[String]>>,
+    /// Fields nobody knows are passed over rather than refused.
+    pub is_lenient: bool,
+    /// Requests go into the queue with this priority at most.
+    pub max_priority: Option<i32>,
+    /// How much it may use.
+    pub limits: KeyLimits,
 }
 
-/// Finds out who calls, or refuses.
-#[async_trait]
-pub trait Authenticator: Send + Sync + 'static {
-    /// Reads the credentials from the headers.
-    ///
-    /// # Errors
-    /// The 401 or 403 to answer with.
-    async fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, ApiError>;
-}
+impl Caller {
+    /// Somebody who may use every model, without limits of their own.
+    #[must_use]
+    pub fn new(tenant: TenantId, key: KeyId) -> Self {
+        Self {
+            tenant,
+            key,
+            scopes: Scopes::default(),
+            models: None,
+            is_lenient: false,
+            max_priority: None,
+            limits: KeyLimits::default(),
+        }
+    }
 
-/// Lets everybody in as tenant `default` with key `local`. Credentials are accepted and not looked at.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Anonymous;
+    /// Whoever holds this key.
+    #[must_use]
+    pub fn of_key(key: &ApiKey) -> Self {
+        let rules = &key.rules;
+        Self {
+            tenant: rules.tenant.clone(),
+            key: key.id.clone(),
+            scopes: rules.scopes.clone(),
+            models: rules.models.as_deref().map(Arc::from),
+            is_lenient: rules.is_lenient,
+            max_priority: rules.max_priority,
+            limits: rules.limits,
+        }
+    }
 
-#[async_trait]
-impl Authenticator for Anonymous {
-    async fn authenticate(&self, _headers: &HeaderMap) -> Result<Caller, ApiError> {
-        Ok(Caller {
-            tenant: TenantId::new("default"),
-            key: KeyId::new("local"),
+    /// Whether this model may be used, under the name the client wrote.
+    #[must_use]
+    pub fn may_use(&self, model: &str) -> bool {
+        self.models
+            .as_ref()
+            .is_none_or(|models| models.iter().any(|name| name == model))
+    }
+
+    /// Refuses a model that may not be used.
+    pub(crate) fn require_model(&self, model: &str) -> Result<(), ApiError> {
+        if self.may_use(model) {
+            return Ok(());
+        }
+        let text = "model: this API key is not for this model; GET /v1/models lists those it is for";
+        Err(ApiError {
+            param: Some("model".to_owned()),
+            ..ApiError::new(403, "model_not_allowed", text)
         })
+    }
+
+    /// What to do with fields nobody knows, where the server does `usual`.
+    pub(crate) fn unknown_fields(&self, usual: UnknownFields) -> UnknownFields {
+        if self.is_lenient {
+            UnknownFields::Ignore
+        } else {
+            usual
+        }
+    }
+
+    /// Whether the key is for this. Whoever may change everything may read how it fares.
+    #[must_use]
+    pub fn may(&self, scope: Scope) -> bool {
+        self.scopes.has(scope) || (scope == Scope::Metrics && self.scopes.has(Scope::Admin))
     }
 }

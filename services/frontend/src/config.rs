@@ -41,6 +41,8 @@ pub struct FrontendConfig {
     pub max_attempts: u32,
     /// How long running streams may go on once the process is asked to stop.
     pub drain: Duration,
+    /// `/metrics` and `/version` answer without a key.
+    pub open_metrics: bool,
     /// What to do with fields nobody knows.
     pub unknown_fields: UnknownFields,
 }
@@ -66,6 +68,7 @@ impl Default for FrontendConfig {
             first_token_patience: Duration::from_secs(30),
             max_attempts: 3,
             drain: Duration::from_secs(20),
+            open_metrics: false,
             unknown_fields: UnknownFields::Refuse,
         }
     }

@@ -5,10 +5,12 @@
 //! new connections and requests, then running streams finish, then the tasks behind them end.
 
 mod app;
+mod auth;
 mod caller;
 mod config;
 mod dialects;
 mod entropy;
+mod gate;
 mod generate;
 mod http;
 mod limiter;
@@ -38,7 +40,11 @@ use crate::metrics::FrontendMetrics;
 use crate::streams::{BatchOrder, Canceller, Failover, FailoverRules, Streams, WayBack};
 use crate::workers::Workers;
 
-pub use caller::{Anonymous, Authenticator, Caller};
+pub use auth::{
+    Anonymous, Authenticator, Credentials, FixedKey, KeyAuthenticator, KeyCacheConfig, KeySource,
+    TokenAuthenticator, TokenConfig, TokenFault,
+};
+pub use caller::Caller;
 pub use config::FrontendConfig;
 pub use entropy::{Entropy, SystemEntropy};
 pub use limiter::{
@@ -114,6 +120,15 @@ impl FrontendHandle {
     #[must_use]
     pub fn requests_in_flight(&self) -> usize {
         self.app.streams.running()
+    }
+
+    /// Every path it answers, with a method that does, as its routes are written.
+    #[must_use]
+    pub fn routes() -> Vec<(&'static str, &'static str)> {
+        http::routes()
+            .into_iter()
+            .map(|route| (route.method, route.path))
+            .collect()
     }
 
     /// Whether a prefill and a decode worker are alive for this model.

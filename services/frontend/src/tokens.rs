@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -11,30 +12,39 @@ use vlinders_openai_api::{
     ApiError, DetokenizeAnswer, TokenizeAnswer, TokenizedText, parse_detokenize, parse_tokenize,
 };
 
+use crate::Caller;
 use crate::app::App;
 use crate::generate::{chat_prompt, check_tokens, find_model, text_error};
 use crate::http::{error_response, json_response, read_json};
 
 /// `/tokenize`.
-pub(crate) async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Response {
-    answer(&app, request, tokens_of).await
+pub(crate) async fn tokenize(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Response {
+    answer(&app, caller, request, tokens_of).await
 }
 
 /// `/detokenize`.
-pub(crate) async fn detokenize(State(app): State<Arc<App>>, request: Request) -> Response {
-    answer(&app, request, text_of).await
+pub(crate) async fn detokenize(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Response {
+    answer(&app, caller, request, text_of).await
 }
 
 async fn answer<T: Serialize + Send + 'static>(
     app: &Arc<App>,
+    caller: Caller,
     request: Request,
-    work: fn(&App, &[u8]) -> Result<T, ApiError>,
+    work: fn(&App, &Caller, &[u8]) -> Result<T, ApiError>,
 ) -> Response {
     let answered = async {
-        app.authenticator.authenticate(request.headers()).await?;
         let body = read_json(app, request).await?;
         let preparing = Arc::clone(app);
-        let answer = move || work(&preparing, &body.bytes);
+        let answer = move || work(&preparing, &caller, &body.bytes);
         let answer = app.preparer.run(answer).await?;
         Ok(json_response(StatusCode::OK, &answer))
     };
@@ -43,15 +53,17 @@ async fn answer<T: Serialize + Send + 'static>(
         .unwrap_or_else(|error: ApiError| error_response(&error))
 }
 
-fn tokens_of(app: &App, body: &[u8]) -> Result<TokenizeAnswer, ApiError> {
-    let request = parse_tokenize(body, app.config.unknown_fields)?;
+fn tokens_of(app: &App, caller: &Caller, body: &[u8]) -> Result<TokenizeAnswer, ApiError> {
+    let request = parse_tokenize(body, caller.unknown_fields(app.config.unknown_fields))?;
     let (model, tokens) = match &request.text {
         TokenizedText::Prompt { model, text } => {
+            caller.require_model(model)?;
             let model = find_model(app, model)?;
             let tokens = model.text.encode(text, request.add_special_tokens);
             (model, tokens.map_err(|error| text_error("prompt", &error))?)
         }
         TokenizedText::Chat(chat) => {
+            caller.require_model(&chat.model)?;
             let model = find_model(app, &chat.model)?;
             let tokens = chat_prompt(app, &model, chat, request.add_special_tokens)?;
             (model, tokens)
@@ -68,8 +80,9 @@ fn tokens_of(app: &App, body: &[u8]) -> Result<TokenizeAnswer, ApiError> {
     })
 }
 
-fn text_of(app: &App, body: &[u8]) -> Result<DetokenizeAnswer, ApiError> {
-    let request = parse_detokenize(body, app.config.unknown_fields)?;
+fn text_of(app: &App, caller: &Caller, body: &[u8]) -> Result<DetokenizeAnswer, ApiError> {
+    let request = parse_detokenize(body, caller.unknown_fields(app.config.unknown_fields))?;
+    caller.require_model(&request.model)?;
     let model = find_model(app, &request.model)?;
     check_tokens("tokens", request.tokens.iter().copied(), &model)?;
     Ok(DetokenizeAnswer {

@@ -2,10 +2,12 @@
 //! look at what was used, or measure.
 
 mod bench;
+mod credentials;
 mod demo;
 mod failure;
 mod greeting;
 mod healthcheck;
+mod keys;
 mod ledger;
 mod models;
 mod progress;
@@ -54,6 +56,8 @@ enum Command {
     Ledger(Box<ledger::LedgerArgs>),
     /// Ask a running process how it fares; exit code 0 when it answers 200.
     Healthcheck(healthcheck::HealthcheckArgs),
+    /// Make, show, change and end API keys.
+    Keys(Box<keys::KeysArgs>),
     /// Measure.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -81,6 +85,7 @@ fn run(command: Command, checks: Checks) -> anyhow::Result<()> {
         Command::Usage(args) => roles::run_usage(args.read(checks)?),
         Command::Ledger(args) => ledger::run(&args, checks),
         Command::Healthcheck(args) => healthcheck::run(&args, checks),
+        Command::Keys(args) => keys::run(*args, checks),
         Command::Bench(bench) => bench::run(&bench),
     }
 }

@@ -8,17 +8,18 @@ use tokio::net::TcpListener;
 use vlinders_bus::{Bus, InProcessBus, InProcessLimits, Spool, SpoolSync, SpoolUntil};
 use vlinders_engine::{Engine, EngineFacts};
 use vlinders_frontend::{
-    Anonymous, FrontendConfig, FrontendHandle, FrontendParts, InProcessLimiter, ServedModel, ServedModels,
-    SystemEntropy,
+    Authenticator, FrontendConfig, FrontendHandle, FrontendParts, InProcessLimiter, ServedModel,
+    ServedModels, SystemEntropy,
 };
 use vlinders_kernel_api::Urgency;
 use vlinders_kv_transfer::{KvTransport, MemTransport};
-use vlinders_ledger::{Ledger, SqliteLedger};
+use vlinders_ledger::SqliteLedger;
 use vlinders_service_kit::{Clock, Metrics, StopSignals, SystemClock, Tasks, Traces};
 use vlinders_types::{Epoch, ModelName};
 use vlinders_usage::{UsageConfig, UsageParts};
 use vlinders_worker::{Parting, Role};
 
+use crate::credentials::Doorkeeping;
 use crate::greeting::greet_clients;
 use crate::serving::Model;
 use crate::settings::{UpRole, UpSettings, data_dir};
@@ -154,6 +155,8 @@ struct Up {
     traces: Traces,
     clock: Arc<dyn Clock>,
     bus: Arc<dyn Bus>,
+    /// Once it is open.
+    ledger: Option<Arc<SqliteLedger>>,
     /// Until the roles are started.
     spool: Option<Spool>,
     mem: Arc<MemTransport>,
@@ -173,6 +176,7 @@ impl Up {
             metrics,
             clock: Arc::new(SystemClock),
             bus,
+            ledger: None,
             spool: None,
             mem: MemTransport::new(),
         };
@@ -182,14 +186,15 @@ impl Up {
         Ok(up)
     }
 
-    async fn start_usage(&self, settings: &UpSettings) -> anyhow::Result<()> {
+    async fn start_usage(&mut self, settings: &UpSettings) -> anyhow::Result<()> {
         let folder = data_dir(settings.data_dir.as_ref())?;
         std::fs::create_dir_all(&folder)
             .with_context(|| format!("--data-dir: cannot create {}", folder.display()))?;
         let path = folder.join(crate::ledger::LEDGER_FILE);
         let ledger = SqliteLedger::open(&path)
             .with_context(|| format!("--data-dir: cannot open {}", path.display()))?;
-        let ledger: Arc<dyn Ledger> = Arc::new(ledger);
+        let ledger = Arc::new(ledger);
+        self.ledger = Some(Arc::clone(&ledger));
         let parts = UsageParts {
             bus: Arc::clone(&self.bus),
             ledger,
@@ -199,6 +204,20 @@ impl Up {
         };
         vlinders_usage::start(UsageConfig::default(), parts).await?;
         Ok(())
+    }
+
+    /// Keys lie beside usage.
+    fn authenticator(&self, settings: &UpSettings) -> anyhow::Result<Arc<dyn Authenticator>> {
+        let store = self.ledger.clone().context("the ledger is opened first")?;
+        let doorkeeping = Doorkeeping {
+            access: &settings.access,
+            tokens: &settings.tokens,
+            store: Some(store),
+            clock: Arc::clone(&self.clock),
+            tasks: &self.front,
+            metrics: &self.metrics,
+        };
+        doorkeeping.begin()
     }
 
     fn spool(&self) -> anyhow::Result<Spool> {
@@ -275,6 +294,7 @@ impl Up {
         let config = FrontendConfig {
             request_deadline: settings.queue.request_deadline,
             drain: DRAIN,
+            open_metrics: settings.access.open_metrics,
             ..FrontendConfig::default()
         };
         let parts = FrontendParts {
@@ -283,7 +303,7 @@ impl Up {
             bus_is_up: Arc::new(|| true),
             spool: self.spool()?,
             models: ServedModels::new(vec![served])?,
-            authenticator: Arc::new(Anonymous),
+            authenticator: self.authenticator(settings)?,
             limiter: Arc::new(InProcessLimiter::unlimited(Arc::clone(&self.clock))),
             clock: Arc::clone(&self.clock),
             entropy: Arc::new(SystemEntropy::default()),

@@ -75,6 +75,12 @@ impl Server {
         &self.address
     }
 
+    /// Where it keeps usage and keys.
+    #[must_use]
+    pub fn data(&self) -> PathBuf {
+        data_folder(self.home())
+    }
+
     /// Since the process was started.
     #[must_use]
     pub fn age(&self) -> Duration {

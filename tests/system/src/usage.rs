@@ -31,6 +31,16 @@ impl UsageRow {
         self.0["writer"].as_str().unwrap_or_default()
     }
 
+    /// A text by its field's name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn text(&self, name: &str) -> anyhow::Result<&str> {
+        self.0[name]
+            .as_str()
+            .with_context(|| format!("{name} of {}", self.0))
+    }
+
     /// A number by its field's name.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! The suite that every ledger passes. Each claim gets an empty ledger.
 
+pub mod keys;
 mod postgres_server;
 
 use vlinders_types::{

@@ -7,7 +7,8 @@ use deadpool_postgres::tokio_postgres::Error;
 ///
 /// Times are milliseconds since 1970, as in the events and as in SQLite: they come back as they were, and
 /// `to_timestamp(finished_ms / 1000.0)` shows them as dates. Names sort by their bytes, whatever the database's locale.
-const MIGRATIONS: &[&str] = &[r#"
+const MIGRATIONS: &[&str] = &[
+    r#"
     CREATE TABLE usage (
         request_id text COLLATE "C" PRIMARY KEY,
         attempt bigint NOT NULL,
@@ -26,7 +27,34 @@ const MIGRATIONS: &[&str] = &[r#"
     );
     CREATE INDEX usage_by_time ON usage (finished_ms);
     CREATE INDEX usage_by_tenant ON usage (tenant, finished_ms);
-"#];
+"#,
+    r#"
+    CREATE TABLE api_keys (
+        id text COLLATE "C" PRIMARY KEY,
+        hash text NOT NULL UNIQUE,
+        previous_hash text UNIQUE,
+        previous_until_ms bigint,
+        prefix text NOT NULL,
+        name text NOT NULL,
+        tenant text COLLATE "C" NOT NULL,
+        scopes text NOT NULL,
+        models text,
+        is_lenient boolean NOT NULL,
+        max_priority bigint,
+        requests_per_minute bigint,
+        tokens_per_minute bigint,
+        concurrent_streams bigint,
+        daily_tokens bigint,
+        daily_nanos bigint,
+        monthly_tokens bigint,
+        monthly_nanos bigint,
+        expires_ms bigint,
+        created_ms bigint NOT NULL,
+        revoked_ms bigint,
+        last_used_ms bigint
+    );
+"#,
+];
 
 /// Whoever holds this advisory lock changes the schema: `vlinders` in ASCII.
 const LOCK: i64 = 0x766C_696E_6465_7273;

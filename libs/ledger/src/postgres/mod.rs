@@ -1,6 +1,7 @@
 //! The ledger in a Postgres database, for many machines.
 
 mod fault;
+mod keys;
 mod migrations;
 mod options;
 
@@ -103,6 +104,13 @@ impl PostgresLedger {
         let done = timeout(self.limit, select(&client, selection)).await;
         self.settled(client, done)
     }
+
+    /// How many rows it changed.
+    async fn change(&self, selection: &Selection) -> Result<u64, Fault> {
+        let client = self.client().await?;
+        let done = timeout(self.limit, change(&client, selection)).await;
+        self.settled(client, done)
+    }
 }
 
 #[async_trait]
@@ -181,11 +189,23 @@ async fn insert(client: &Client, events: &[UsageEvent]) -> Result<u64, Error> {
 
 async fn select(client: &Client, selection: &Selection) -> Result<Vec<Row>, Error> {
     let statement = client.prepare_cached(&selection.sql).await?;
+    client.query(&statement, &bound(selection)).await
+}
+
+async fn change(client: &Client, selection: &Selection) -> Result<u64, Error> {
+    let statement = client.prepare_cached(&selection.sql).await?;
+    client.execute(&statement, &bound(selection)).await
+}
+
+fn bound(selection: &Selection) -> Vec<&(dyn ToSql + Sync)> {
     let values = selection.values.iter().map(|value| match value {
         Value::Text(text) => text as &(dyn ToSql + Sync),
         Value::Number(number) => number as &(dyn ToSql + Sync),
+        Value::MaybeText(text) => text as &(dyn ToSql + Sync),
+        Value::MaybeNumber(number) => number as &(dyn ToSql + Sync),
+        Value::Flag(flag) => flag as &(dyn ToSql + Sync),
     });
-    client.query(&statement, &Vec::from_iter(values)).await
+    values.collect()
 }
 
 fn stored(row: &Row) -> Result<StoredRow, Error> {

@@ -10,6 +10,7 @@ use serde_json::json;
 use vlinders_openai_api::{ApiError, MessagesUse, MessagesWriter, parse_chat, parse_messages};
 
 use super::{Asked, ask, read};
+use crate::Caller;
 use crate::app::App;
 use crate::generate::{chat_prompt, find_model};
 use crate::http::{RequestContext, error_response, json_response};
@@ -23,10 +24,12 @@ pub(super) fn is_at(path: &Uri) -> bool {
 pub(crate) async fn messages(
     State(app): State<Arc<App>>,
     Extension(context): Extension<RequestContext>,
+    Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Response {
-    let asked = read(&app, request, |app, body| {
-        parse_messages(body, MessagesUse::Answer, app.config.unknown_fields)
+    let asked = read(&app, request, move |app, body| {
+        let unknown = caller.unknown_fields(app.config.unknown_fields);
+        parse_messages(body, MessagesUse::Answer, unknown)
     });
     let Asked { head, request } = match asked.await {
         Ok(asked) => asked,
@@ -37,20 +40,22 @@ pub(crate) async fn messages(
 }
 
 /// `/v1/messages/count_tokens`.
-pub(crate) async fn count_tokens(State(app): State<Arc<App>>, request: Request) -> Response {
-    if let Err(error) = app.authenticator.authenticate(request.headers()).await {
-        return error_response(&error);
-    }
-    match read(&app, request, count).await {
+pub(crate) async fn count_tokens(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Response {
+    match read(&app, request, move |app, body| count(app, &caller, body)).await {
         Ok(counted) => json_response(StatusCode::OK, &json!({"input_tokens": counted.request})),
         Err(error) => error_response(&error),
     }
 }
 
-fn count(app: &App, body: &[u8]) -> Result<usize, ApiError> {
-    let unknown = app.config.unknown_fields;
+fn count(app: &App, caller: &Caller, body: &[u8]) -> Result<usize, ApiError> {
+    let unknown = caller.unknown_fields(app.config.unknown_fields);
     let asked = parse_messages(body, MessagesUse::Count, unknown)?;
     let chat = parse_chat(asked.chat.to_string().as_bytes(), unknown)?;
+    caller.require_model(&chat.model)?;
     let model = find_model(app, &chat.model)?;
     Ok(chat_prompt(app, &model, &chat, false)?.len())
 }

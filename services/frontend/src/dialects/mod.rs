@@ -17,6 +17,7 @@ use axum::response::Response;
 use serde_json::Value;
 use vlinders_openai_api::{ApiError, Retelling};
 
+use crate::Caller;
 use crate::app::App;
 use crate::generate;
 use crate::http::{RequestContext, read_json};
@@ -45,6 +46,12 @@ async fn read<T: Send + 'static>(
     Ok(Asked { head, request })
 }
 
+/// Whoever the layer before all routes let in.
+fn caller_of(head: &Parts) -> Caller {
+    let caller = head.extensions.get::<Caller>();
+    caller.cloned().expect("no route is reached without a caller")
+}
+
 /// Asks the chat endpoint for a translated request, and tells its answer.
 async fn ask(
     app: Arc<App>,
@@ -52,12 +59,13 @@ async fn ask(
     (mut head, chat): (Parts, &Value),
     writer: impl Retelling,
 ) -> Response {
+    let caller = caller_of(&head);
     head.headers.remove(CONTENT_LENGTH);
     head.headers.remove(TRANSFER_ENCODING);
     let body = serde_json::to_vec(chat).expect("JSON can be written as JSON");
     let record = Arc::clone(&context.record);
     let request = Request::from_parts(head, Body::from(body));
-    let response = generate::chat(State(app), Extension(context), request).await;
+    let response = generate::chat(State(app), Extension(context), Extension(caller), request).await;
     retell::retell(response, record, writer).await
 }
 

@@ -8,6 +8,7 @@ use axum::response::Response;
 use vlinders_openai_api::{ResponsesWriter, parse_responses};
 
 use super::{Asked, ask, read};
+use crate::Caller;
 use crate::app::App;
 use crate::http::{RequestContext, error_response};
 
@@ -15,10 +16,11 @@ use crate::http::{RequestContext, error_response};
 pub(crate) async fn responses(
     State(app): State<Arc<App>>,
     Extension(context): Extension<RequestContext>,
+    Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Response {
-    let asked = read(&app, request, |app, body| {
-        parse_responses(body, app.config.unknown_fields)
+    let asked = read(&app, request, move |app, body| {
+        parse_responses(body, caller.unknown_fields(app.config.unknown_fields))
     });
     let Asked { head, request } = match asked.await {
         Ok(asked) => asked,

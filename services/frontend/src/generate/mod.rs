@@ -18,6 +18,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use vlinders_openai_api::ApiError;
 
+use prepare::PrepareOrder;
 pub(crate) use prepare::{
     Prepared, Preparer, chat_prompt, check_tokens, find_model, model_not_found, text_error,
 };
@@ -37,25 +38,28 @@ pub(crate) enum Endpoint {
 pub(crate) async fn chat(
     State(app): State<Arc<App>>,
     Extension(context): Extension<RequestContext>,
+    Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Response {
-    serve(app, context, Endpoint::Chat, request).await
+    serve(app, (context, caller), Endpoint::Chat, request).await
 }
 
 /// `/v1/completions`.
 pub(crate) async fn completion(
     State(app): State<Arc<App>>,
     Extension(context): Extension<RequestContext>,
+    Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Response {
-    serve(app, context, Endpoint::Completion, request).await
+    serve(app, (context, caller), Endpoint::Completion, request).await
 }
 
-async fn serve(app: Arc<App>, context: RequestContext, endpoint: Endpoint, request: Request) -> Response {
-    let caller = match app.authenticator.authenticate(request.headers()).await {
-        Ok(caller) => caller,
-        Err(error) => return error_response(&error),
-    };
+async fn serve(
+    app: Arc<App>,
+    (context, caller): (RequestContext, Caller),
+    endpoint: Endpoint,
+    request: Request,
+) -> Response {
     let (limit, result) = match app.limiter.admit(&caller).await {
         Admission::Admitted(limit) => (limit, answer(&app, context, caller, endpoint, request).await),
         Admission::Refused { limit, retry_after } => {
@@ -97,7 +101,16 @@ async fn answer(
     let trace = context.span;
     let body = read_json(app, request).await?;
     let mut tokenize = trace.below("tokenize");
-    let prepared = app.preparer.prepare(Arc::clone(app), endpoint, body).await?;
+    let order = PrepareOrder {
+        endpoint,
+        body,
+        unknown: caller.unknown_fields(app.config.unknown_fields),
+    };
+    let mut prepared = app.preparer.prepare(Arc::clone(app), order).await?;
+    caller.require_model(&prepared.asked_model)?;
+    if let Some(highest) = caller.max_priority {
+        prepared.priority = prepared.priority.min(highest);
+    }
     tokenize.set("gen_ai.usage.input_tokens", prepared.prompt_tokens() as u64);
     tokenize.end();
     trace.prepared(endpoint, &prepared);

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 use vlinders_openai_api::{
-    ApiError, ChatRequest, Choices, CompletionRequest, LIMITS, Options, Prompt, parse_chat, parse_completion,
+    ApiError, ChatRequest, Choices, CompletionRequest, LIMITS, Options, Prompt, UnknownFields, parse_chat,
+    parse_completion,
 };
 use vlinders_text::{ChatInput, TextError};
 use vlinders_types::{SamplingParams, StopRules, TokenId};
@@ -51,6 +52,13 @@ impl Prepared {
     }
 }
 
+/// What came, and how it is to be read.
+pub(crate) struct PrepareOrder {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) body: HeldBody,
+    pub(crate) unknown: UnknownFields,
+}
+
 /// Prepares a bounded number of requests at a time.
 pub(crate) struct Preparer {
     /// Running and waiting.
@@ -67,13 +75,8 @@ impl Preparer {
     }
 
     /// Prepares one request, or refuses when too many wait.
-    pub(crate) async fn prepare(
-        &self,
-        app: Arc<App>,
-        endpoint: Endpoint,
-        body: HeldBody,
-    ) -> Result<Prepared, ApiError> {
-        self.run(move || prepare(&app, endpoint, &body)).await
+    pub(crate) async fn prepare(&self, app: Arc<App>, order: PrepareOrder) -> Result<Prepared, ApiError> {
+        self.run(move || prepare(&app, &order)).await
     }
 
     /// Does other work of this kind in its turn, or refuses when too much waits.
@@ -110,11 +113,11 @@ impl Preparer {
     }
 }
 
-fn prepare(app: &App, endpoint: Endpoint, body: &HeldBody) -> Result<Prepared, ApiError> {
-    let unknown = app.config.unknown_fields;
-    match endpoint {
-        Endpoint::Chat => prepare_chat(app, parse_chat(&body.bytes, unknown)?),
-        Endpoint::Completion => prepare_completion(app, parse_completion(&body.bytes, unknown)?),
+fn prepare(app: &App, order: &PrepareOrder) -> Result<Prepared, ApiError> {
+    let (bytes, unknown) = (&order.body.bytes, order.unknown);
+    match order.endpoint {
+        Endpoint::Chat => prepare_chat(app, parse_chat(bytes, unknown)?),
+        Endpoint::Completion => prepare_completion(app, parse_completion(bytes, unknown)?),
     }
 }
 

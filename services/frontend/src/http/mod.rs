@@ -1,5 +1,6 @@
 //! Routes, and what all of them have in common.
 
+mod access;
 mod body;
 mod envelope;
 pub(crate) mod health;
@@ -12,4 +13,4 @@ pub(crate) use body::{HeldBody, read_json};
 pub(crate) use envelope::RequestContext;
 pub(crate) use reply::{Refusal, error_response, json_response, rate_headers};
 pub(crate) use request_record::RequestRecord;
-pub(crate) use router::router;
+pub(crate) use router::{router, routes};

@@ -6,34 +6,62 @@ use axum::Router;
 use axum::http::{Method, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get as on_get, post as on_post};
 use vlinders_openai_api::ApiError;
 
-use super::{envelope, error_response, health, models};
+use super::{access, envelope, error_response, health, models};
 use crate::app::App;
 use crate::{dialects, generate, tokens};
 
-/// All routes.
-pub(crate) fn router(app: Arc<App>) -> Router {
-    Router::new()
-        .route("/v1/chat/completions", post(generate::chat))
-        .route("/v1/completions", post(generate::completion))
-        .route("/v1/messages", post(dialects::messages))
-        .route("/v1/messages/count_tokens", post(dialects::count_tokens))
-        .route("/v1/responses", post(dialects::responses))
-        .route("/tokenize", post(tokens::tokenize))
-        .route("/detokenize", post(tokens::detokenize))
-        .route("/v1/models", get(models::list))
+/// One path and what answers there.
+pub(crate) struct Route {
+    pub(crate) method: &'static str,
+    pub(crate) path: &'static str,
+    answer: MethodRouter<Arc<App>>,
+}
+
+/// Every route there is, and the only place they come from: tests knock at each.
+pub(crate) fn routes() -> Vec<Route> {
+    let get = |path, answer| Route {
+        method: "GET",
+        path,
+        answer,
+    };
+    let post = |path, answer| Route {
+        method: "POST",
+        path,
+        answer,
+    };
+    vec![
+        post("/v1/chat/completions", on_post(generate::chat)),
+        post("/v1/completions", on_post(generate::completion)),
+        post("/v1/messages", on_post(dialects::messages)),
+        post("/v1/messages/count_tokens", on_post(dialects::count_tokens)),
+        post("/v1/responses", on_post(dialects::responses)),
+        post("/tokenize", on_post(tokens::tokenize)),
+        post("/detokenize", on_post(tokens::detokenize)),
+        get("/v1/models", on_get(models::list)),
         // A wildcard: names of models contain slashes.
-        .route("/v1/models/{*id}", get(models::one))
-        .route("/health", get(health::health))
-        .route("/live", get(health::live))
-        .route("/ready", get(health::ready))
-        .route("/metrics", get(health::metrics))
-        .route("/version", get(health::version))
-        .route("/openapi.json", get(health::openapi))
+        get("/v1/models/{*id}", on_get(models::one)),
+        get("/health", on_get(health::health)),
+        get("/live", on_get(health::live)),
+        get("/ready", on_get(health::ready)),
+        get("/metrics", on_get(health::metrics)),
+        get("/version", on_get(health::version)),
+        get("/openapi.json", on_get(health::openapi)),
+    ]
+}
+
+/// All routes as a service.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    routes()
+        .into_iter()
+        .fold(Router::new(), |router, route| {
+            router.route(route.path, route.answer)
+        })
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
+        .layer(from_fn_with_state(Arc::clone(&app), access::authenticate))
         .layer(from_fn_with_state(Arc::clone(&app), envelope::wrap))
         .with_state(app)
 }

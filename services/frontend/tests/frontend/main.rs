@@ -6,6 +6,8 @@ mod choices;
 mod ends;
 mod failover;
 mod health;
+mod jwt;
+mod keys;
 mod leaving;
 mod logs;
 mod messages;

@@ -13,8 +13,8 @@ use vlinders_bus::{
     StreamName, StreamRules, Subject, Subscription,
 };
 use vlinders_frontend::{
-    Anonymous, Entropy, FrontendConfig, FrontendHandle, FrontendParts, InProcessLimiter, Limiter,
-    ServedModels, start,
+    Anonymous, Authenticator, Entropy, FrontendConfig, FrontendHandle, FrontendParts, InProcessLimiter,
+    Limiter, ServedModels, start,
 };
 use vlinders_service_kit::{Clock, Metrics, Stage, Tasks, Traces};
 use vlinders_types::{
@@ -52,6 +52,7 @@ pub(crate) struct Setting {
     pub(crate) config: FrontendConfig,
     pub(crate) queue_messages: u64,
     pub(crate) limiter: Arc<dyn Limiter>,
+    pub(crate) authenticator: Arc<dyn Authenticator>,
 }
 
 impl Default for Setting {
@@ -63,6 +64,7 @@ impl Default for Setting {
             },
             queue_messages: 100,
             limiter: Arc::new(InProcessLimiter::unlimited(Arc::new(StoppedClock))),
+            authenticator: Arc::new(Anonymous),
         }
     }
 }
@@ -116,7 +118,7 @@ impl World {
             bus_is_up: Arc::new(move || is_up.load(Ordering::Relaxed)),
             spool,
             models: ServedModels::new(vec![served_model()]).expect("names differ"),
-            authenticator: Arc::new(Anonymous),
+            authenticator: setting.authenticator,
             limiter: setting.limiter,
             clock,
             entropy: Arc::new(Counting::default()),

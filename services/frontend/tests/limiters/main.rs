@@ -20,10 +20,7 @@ use vlinders_service_kit::{Metrics, SystemClock};
 use vlinders_types::{KeyId, TenantId};
 
 fn caller(key: &str) -> Caller {
-    Caller {
-        tenant: TenantId::new("tenant"),
-        key: KeyId::new(key),
-    }
+    Caller::new(TenantId::new("tenant"), KeyId::new(key))
 }
 
 /// Patient: these tests share their machine with others.

@@ -6,14 +6,16 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::net::TcpListener;
 use vlinders_frontend::{
-    Anonymous, FrontendConfig, FrontendParts, InProcessLimiter, Limiter, RedisLimiter, ServedModels,
-    SystemEntropy,
+    FrontendConfig, FrontendParts, InProcessLimiter, Limiter, RedisLimiter, ServedModels, SystemEntropy,
 };
+use vlinders_ledger::{KeyStore, PostgresOptions};
 
+use super::database::open_database;
 use super::process::{Process, Starting};
+use crate::credentials::Doorkeeping;
 use crate::greeting::greet_clients;
 use crate::serving::served;
-use crate::settings::{FrontendSettings, RateSettings};
+use crate::settings::{AccessSettings, FrontendSettings, RateSettings};
 use crate::streams;
 use crate::watches::watch_queue;
 
@@ -37,6 +39,8 @@ async fn serve(settings: FrontendSettings) -> anyhow::Result<()> {
         let models: anyhow::Result<Vec<_>> = settings.models.iter().map(served).collect();
         anyhow::Ok(ServedModels::new(models?)?)
     })?;
+    let open_metrics = settings.access.open_metrics;
+    let limit = settings.nats.start_limit;
     let connected = Box::pin(starting.connect(settings.nats));
     let (listener, process) = vlinders_frontend::wait_on(listener, connected).await?;
     let process = process?;
@@ -49,7 +53,15 @@ async fn serve(settings: FrontendSettings) -> anyhow::Result<()> {
         bus_is_up: Arc::new(move || bus.is_up()),
         spool: process.open_spool(&settings.spool).await?,
         models,
-        authenticator: Arc::new(Anonymous),
+        authenticator: Doorkeeping {
+            store: store(&settings.access, settings.database, limit).await?,
+            access: &settings.access,
+            tokens: &settings.tokens,
+            clock: Arc::clone(&process.clock),
+            tasks: &process.tasks,
+            metrics: &process.metrics,
+        }
+        .begin()?,
         limiter: limiter(settings.rate, &process)?,
         clock: Arc::clone(&process.clock),
         entropy: Arc::new(SystemEntropy::default()),
@@ -59,6 +71,7 @@ async fn serve(settings: FrontendSettings) -> anyhow::Result<()> {
         config: FrontendConfig {
             request_deadline: settings.queue.request_deadline,
             drain: settings.drain,
+            open_metrics,
             ..FrontendConfig::default()
         },
     };
@@ -66,6 +79,18 @@ async fn serve(settings: FrontendSettings) -> anyhow::Result<()> {
     let handle = vlinders_frontend::start(parts, listener).await?;
     greet_clients(handle.address(), &names)?;
     process.serve(settings.drain + PARTING).await
+}
+
+/// With keys, waits for their database as long as for the other servers.
+async fn store(
+    access: &AccessSettings,
+    database: Option<PostgresOptions>,
+    limit: Duration,
+) -> anyhow::Result<Option<Arc<dyn KeyStore>>> {
+    Ok(match database.filter(|_| access.requires_keys) {
+        Some(database) => Some(Arc::new(open_database(database, limit).await?)),
+        None => None,
+    })
 }
 
 fn limiter(rate: RateSettings, process: &Process) -> anyhow::Result<Arc<dyn Limiter>> {

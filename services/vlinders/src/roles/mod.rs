@@ -1,5 +1,6 @@
 //! One role in a process of its own, over real servers.
 
+mod database;
 mod frontend;
 mod process;
 mod usage;

@@ -12,6 +12,16 @@ const KEYS: &[(&str, &str)] = &[
     ("server.listen", "listen"),
     ("server.workers", "io_threads"),
     ("server.allow_anonymous", "allow_anonymous"),
+    ("access.require_keys", "require_keys"),
+    ("access.open_metrics", "open_metrics"),
+    ("access.key_cache_ms", "key_cache_ms"),
+    ("access.key_outage_s", "key_outage_s"),
+    ("jwt.keys", "jwt_keys"),
+    ("jwt.audience", "jwt_audience"),
+    ("jwt.issuer", "jwt_issuer"),
+    ("jwt.leeway_s", "jwt_leeway_s"),
+    ("jwt.secret_key_file", "jwt_secret_key_file"),
+    ("access.api_secret_key_file", "api_secret_key_file"),
     ("server.drain_s", "drain_s"),
     ("server.data_dir", "data_dir"),
     ("server.spool_sync_ms", "spool_sync_ms"),
@@ -163,6 +173,8 @@ pub(crate) fn origins(
         "nats_token",
         "redis_password",
         "postgres_password",
+        "jwt_secret_key",
+        "api_secret_key",
     ] {
         names.insert(secret.to_owned(), secret.to_ascii_uppercase());
     }

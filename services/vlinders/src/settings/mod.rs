@@ -2,6 +2,7 @@
 //!
 //! A flag goes before its environment variable, that before the settings file, and that before the default.
 
+mod access;
 mod bus;
 mod engine;
 mod file;
@@ -9,9 +10,11 @@ mod model;
 mod process;
 mod roles;
 mod stores;
+mod tokens;
 mod transports;
 mod up;
 
+pub(crate) use access::{AccessArgs, AccessSettings, Surroundings};
 pub(crate) use bus::{NatsArgs, QueueArgs, QueueSettings};
 pub(crate) use engine::{BackendKind, EngineArgs, EngineSettings};
 pub(crate) use file::{layered, origins};
@@ -22,6 +25,7 @@ pub(crate) use roles::{
     WorkerSettings,
 };
 pub(crate) use stores::{DatabaseArgs, SpoolArgs, data_dir};
+pub(crate) use tokens::{TokenArgs, TokenSettings};
 #[cfg(feature = "nixl")]
 pub(crate) use transports::NixlUse;
 pub(crate) use up::{UpArgs, UpRole, UpSettings};

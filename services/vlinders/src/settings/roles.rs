@@ -14,8 +14,9 @@ use vlinders_worker::Role;
 use super::stores::{chain, secret_from_environment};
 use super::transports::KvTransports;
 use super::{
-    DatabaseArgs, EngineArgs, EngineSettings, LogSettings, ModelArgs, ModelChoice, NatsArgs, ProcessArgs,
-    QueueArgs, QueueSettings, SpoolArgs,
+    AccessArgs, AccessSettings, DatabaseArgs, EngineArgs, EngineSettings, LogSettings, ModelArgs,
+    ModelChoice, NatsArgs, ProcessArgs, QueueArgs, QueueSettings, SpoolArgs, Surroundings, TokenArgs,
+    TokenSettings,
 };
 use crate::spool::SpoolSettings;
 
@@ -38,6 +39,12 @@ pub(crate) struct FrontendArgs {
     /// Let in whoever reaches a port that is open to the network
     #[arg(long, env = "ALLOW_ANONYMOUS", value_name = "BOOL", default_value = "false")]
     allow_anonymous: Given<bool>,
+    #[command(flatten)]
+    access: AccessArgs,
+    #[command(flatten)]
+    tokens: TokenArgs,
+    #[command(flatten)]
+    database: DatabaseArgs,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
@@ -105,6 +112,10 @@ pub(crate) enum RateSettings {
 /// Checked settings of `vlinders frontend`.
 pub(crate) struct FrontendSettings {
     pub(crate) listen: SocketAddr,
+    pub(crate) access: AccessSettings,
+    pub(crate) tokens: TokenSettings,
+    /// Where keys are.
+    pub(crate) database: Option<PostgresOptions>,
     pub(crate) models: Vec<ModelChoice>,
     pub(crate) nats: NatsOptions,
     pub(crate) queue: QueueSettings,
@@ -125,16 +136,17 @@ impl FrontendArgs {
             .value("listen", &self.listen)
             .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
         let allowed = checks_of.value("allow_anonymous", &self.allow_anonymous);
-        if !listen.ip().is_loopback() && allowed == Some(false) {
-            let consent = checks_of.name("allow_anonymous");
-            let text = format!(
-                "{listen} is open to the network and there are no API keys yet; use a loopback address, or set \
-                 {consent} to true"
-            );
-            checks_of.fault("listen", text);
-        }
+        let tokens = self.tokens.read(checks_of);
+        let surroundings = Surroundings {
+            listen,
+            allows_anonymous: allowed == Some(true),
+            knows_callers: self.database.is_given() || TokenArgs::know_callers(&tokens),
+        };
         let settings = FrontendSettings {
             listen,
+            access: self.access.read(&surroundings, checks_of),
+            tokens,
+            database: self.database.read(checks_of),
             models: self.model.read_all(checks_of),
             nats: self.nats.read("vlinders-frontend".to_owned(), checks_of),
             queue: self.queue.read(checks_of),

@@ -17,10 +17,10 @@ const SYNC_MS: u64 = 3_600_000;
 /// Not that of `vlinders up`, whose usage belongs into a ledger of its own.
 const CLUSTER_SPOOL: &str = "cluster-spool";
 
-/// Flags of the Postgres ledger.
+/// Flags of the ledger in Postgres.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DatabaseArgs {
-    /// Postgres database of the ledger, without a password: postgres://user@host:5432/database
+    /// Postgres database of usage and API keys, without a password: postgres://user@host:5432/database
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
     database_url: Option<String>,
     /// File with the password, in place of POSTGRES_PASSWORD

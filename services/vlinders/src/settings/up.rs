@@ -7,7 +7,8 @@ use clap::{Args, ValueEnum};
 use vlinders_service_kit::{Checks, Given, SettingValue};
 
 use super::{
-    EngineArgs, EngineSettings, LogSettings, ModelArgs, ModelChoice, ProcessArgs, QueueArgs, QueueSettings,
+    AccessArgs, AccessSettings, EngineArgs, EngineSettings, LogSettings, ModelArgs, ModelChoice, ProcessArgs,
+    QueueArgs, QueueSettings, Surroundings, TokenArgs, TokenSettings,
 };
 
 /// Flags of `vlinders up`.
@@ -30,9 +31,13 @@ pub(crate) struct UpArgs {
     engine: EngineArgs,
     #[command(flatten)]
     queue: QueueArgs,
-    /// Folder for usage [default: $XDG_DATA_HOME/vlinders or ~/.local/share/vlinders]
+    /// Folder for usage and API keys [default: $XDG_DATA_HOME/vlinders or ~/.local/share/vlinders]
     #[arg(long, env = "DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    access: AccessArgs,
+    #[command(flatten)]
+    tokens: TokenArgs,
     #[command(flatten)]
     process: ProcessArgs,
 }
@@ -61,6 +66,8 @@ pub(crate) struct UpSettings {
     pub(crate) engine: EngineSettings,
     pub(crate) queue: QueueSettings,
     pub(crate) data_dir: Option<PathBuf>,
+    pub(crate) access: AccessSettings,
+    pub(crate) tokens: TokenSettings,
     pub(crate) log: LogSettings,
 }
 
@@ -70,26 +77,26 @@ impl UpArgs {
     /// # Errors
     /// One line with every fault.
     pub(crate) fn read(self, mut checks: Checks) -> anyhow::Result<UpSettings> {
+        let listen = checks
+            .value("listen", &self.listen)
+            .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
+        let surroundings = Surroundings {
+            listen,
+            allows_anonymous: false,
+            // Those in the data folder.
+            knows_callers: true,
+        };
         let settings = UpSettings {
             model: self.model.read_one(&mut checks),
-            listen: checks
-                .value("listen", &self.listen)
-                .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
+            listen,
+            access: self.access.read(&surroundings, &mut checks),
+            tokens: self.tokens.read(&mut checks),
             role: checks.value("role", &self.role).unwrap_or(UpRole::Split),
             engine: self.engine.read(&mut checks),
             queue: self.queue.read(&mut checks),
             data_dir: self.data_dir,
             log: self.process.read(&mut checks),
         };
-        if !settings.listen.ip().is_loopback() {
-            checks.fault(
-                "listen",
-                format_args!(
-                    "{} is open to the network and there are no API keys yet; use a loopback address",
-                    settings.listen
-                ),
-            );
-        }
         checks.finish()?;
         Ok(settings)
     }
@@ -127,7 +134,7 @@ mod tests {
             "--model",
             "/nowhere",
             "--listen",
-            "0.0.0.0:1",
+            "nowhere",
         ];
         let line = read(&words).unwrap_err().to_string();
         for named in [

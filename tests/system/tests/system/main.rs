@@ -7,6 +7,7 @@ mod bad_start;
 mod choices;
 mod crowd;
 mod equality;
+mod keys;
 mod ledger_cli;
 mod logs;
 mod own_models;

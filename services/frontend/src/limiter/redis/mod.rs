@@ -5,7 +5,6 @@
 
 mod address;
 mod buckets;
-mod gate;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,9 +15,9 @@ use vlinders_service_kit::{Clock, Counter, Gauge, Metrics, Stage, Tasks};
 
 pub use self::address::{RedisAddress, RedisFault};
 use self::buckets::{Buckets, Charge, Charged};
-use self::gate::Gate;
 use super::{Admission, InProcessLimiter, Limiter, RateLimit};
 use crate::Caller;
+use crate::gate::Gate;
 
 const MINUTE_US: i64 = 60_000_000;
 

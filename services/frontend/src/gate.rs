@@ -1,4 +1,4 @@
-//! Whether Redis is asked at all. While it is away, one request in a while tries it and the others do not wait.
+//! Whether a server is asked at all. While it is away, one request in a while tries it and the others do not wait.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,14 +15,14 @@ enum Phase {
     },
 }
 
-pub(super) struct Gate {
+pub(crate) struct Gate {
     phase: Mutex<Phase>,
     pause: Duration,
 }
 
 impl Gate {
     /// Optimistic. A server that is away is left alone for `pause` at a time.
-    pub(super) fn new(pause: Duration) -> Self {
+    pub(crate) fn new(pause: Duration) -> Self {
         Self {
             phase: Mutex::new(Phase::Up),
             pause,
@@ -30,7 +30,7 @@ impl Gate {
     }
 
     /// Whether this request asks the server.
-    pub(super) fn lets_ask(&self, now: Instant) -> bool {
+    pub(crate) fn lets_ask(&self, now: Instant) -> bool {
         let mut phase = self.lock();
         match *phase {
             Phase::Up => true,
@@ -44,13 +44,13 @@ impl Gate {
     }
 
     /// The server took a write. Whether that is news.
-    pub(super) fn answered(&self) -> bool {
+    pub(crate) fn answered(&self) -> bool {
         let mut phase = self.lock();
         std::mem::replace(&mut *phase, Phase::Up) != Phase::Up
     }
 
     /// The server failed. Whether that is news.
-    pub(super) fn failed(&self, now: Instant) -> bool {
+    pub(crate) fn failed(&self, now: Instant) -> bool {
         let mut phase = self.lock();
         let ask_at = now + self.pause;
         std::mem::replace(&mut *phase, Phase::Down { ask_at }) == Phase::Up

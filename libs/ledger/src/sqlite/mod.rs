@@ -2,6 +2,8 @@
 //!
 //! The connection lives on a thread of its own, since SQLite blocks; callers wait in a bounded queue.
 
+mod keys;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -21,7 +23,8 @@ const WAITING: usize = 64;
 const BUSY: Duration = Duration::from_secs(5);
 
 /// One per version of the schema; `user_version` counts those applied. Never changed, only added to.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE usage (
         request_id TEXT PRIMARY KEY,
         attempt INTEGER NOT NULL,
@@ -40,7 +43,34 @@ const MIGRATIONS: &[&str] = &["
     ) STRICT;
     CREATE INDEX usage_by_time ON usage (finished_ms);
     CREATE INDEX usage_by_tenant ON usage (tenant, finished_ms);
-"];
+",
+    "
+    CREATE TABLE api_keys (
+        id TEXT PRIMARY KEY,
+        hash TEXT NOT NULL UNIQUE,
+        previous_hash TEXT UNIQUE,
+        previous_until_ms INTEGER,
+        prefix TEXT NOT NULL,
+        name TEXT NOT NULL,
+        tenant TEXT NOT NULL,
+        scopes TEXT NOT NULL,
+        models TEXT,
+        is_lenient INTEGER NOT NULL,
+        max_priority INTEGER,
+        requests_per_minute INTEGER,
+        tokens_per_minute INTEGER,
+        concurrent_streams INTEGER,
+        daily_tokens INTEGER,
+        daily_nanos INTEGER,
+        monthly_tokens INTEGER,
+        monthly_nanos INTEGER,
+        expires_ms INTEGER,
+        created_ms INTEGER NOT NULL,
+        revoked_ms INTEGER,
+        last_used_ms INTEGER
+    ) STRICT;
+",
+];
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
@@ -200,6 +230,9 @@ impl ToSql for Value {
         match self {
             Self::Text(text) => text.to_sql(),
             Self::Number(number) => number.to_sql(),
+            Self::MaybeText(text) => text.to_sql(),
+            Self::MaybeNumber(number) => number.to_sql(),
+            Self::Flag(flag) => flag.to_sql(),
         }
     }
 }
