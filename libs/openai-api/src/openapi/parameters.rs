@@ -203,17 +203,28 @@ fn message() -> Value {
         "properties": {"type": {"const": "text"}, "text": {"type": "string"}}});
     let content = json!({"anyOf": [{"type": "string"}, list(&part, 0, LIMITS.content_parts)]});
     let call = json!({"type": "object", "additionalProperties": false, "required": ["id", "function"],
-        "properties": {"id": {"type": "string"}, "type": {"const": "function"}, "function": {"type": "object",
+        "properties": {"id": {"type": "string"}, "type": {"enum": ["function", null]},
+            "index": {"type": ["integer", "null"]}, "function": {"type": "object",
             "additionalProperties": false, "required": ["name"],
-            "properties": {"name": {"type": "string"}, "arguments": {"type": ["string", "object"]}}}}});
-    json!({"type": "object", "additionalProperties": false, "required": ["role"], "properties": {
-        "role": {"enum": ["system", "developer", "user", "assistant", "tool"]},
-        "content": or_null(content), "name": or_null(label()), "tool_call_id": or_null(label()),
-        "tool_calls": or_null(list(&call, 0, LIMITS.tool_calls)),
-        "reasoning_content": {"type": ["string", "null"]}, "reasoning": {"type": ["string", "null"]},
-        "refusal": {"type": ["string", "null"]}, "annotations": {"type": ["array", "null"]},
-        "audio": {"type": "null"}, "function_call": {"type": "null"},
-    }})
+            "properties": {"name": {"type": "string"}, "arguments": {"type": ["string", "object", "null"]}}}}});
+    let calls = list(&call, 1, LIMITS.tool_calls);
+    let said = |roles: &[&str], required: &[&str], content: &Value, calls: Value| {
+        json!({"type": "object", "additionalProperties": false, "required": required, "properties": {
+            "role": {"enum": roles}, "content": content, "name": or_null(label()), "tool_call_id": or_null(label()),
+            "tool_calls": calls, "reasoning_content": {"type": ["string", "null"]},
+            "reasoning": {"type": ["string", "null"]}, "refusal": {"type": ["string", "null"]},
+            "annotations": {"type": ["array", "null"]}, "audio": {"type": "null"}, "function_call": {"type": "null"},
+        }})
+    };
+    let null = json!({"type": "null"});
+    json!({"anyOf": [
+        said(&["system", "developer", "user", "assistant"], &["role", "content"], &content, null.clone()),
+        said(&["assistant"], &["role", "tool_calls"], &or_null(content.clone()), calls),
+        json!({"allOf": [
+            said(&["tool"], &["role", "content", "tool_call_id"], &content, null),
+            {"properties": {"tool_call_id": label()}},
+        ]}),
+    ]})
 }
 
 fn function_tool() -> Value {

@@ -22,6 +22,11 @@ async fn the_official_python_client_gets_responses() -> Checked {
     served("responses_check.py").await
 }
 
+#[tokio::test]
+async fn whatever_the_description_allows_or_forbids_is_answered_as_it_says() -> Checked {
+    served("openapi_check.py").await
+}
+
 async fn served(script: &str) -> Checked {
     let server = Server::start(&[]).await?;
     let checked = Command::new(python()?)
