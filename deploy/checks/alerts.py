@@ -23,6 +23,8 @@ def main() -> int:
     faults = [f"{name} has no case in alert-tests.yaml" for name in alerts if name not in cases]
     faults += [f"alert-tests.yaml tests {name}, which is no alert" for name in cases if name not in alerts]
     faults += [f"{name} occurs twice" for name in set(alerts) if alerts.count(name) > 1]
+    headings = [line[4:].strip() for line in (monitoring / "../../docs/runbook.md").read_text().splitlines() if line.startswith("### ")]
+    faults += [f"{name} is not in docs/runbook.md" for name in alerts if name not in headings]
     if faults:
         print("\n".join(faults))
         return 1

@@ -122,7 +122,7 @@ class World(contextlib.ExitStack):
 
     # Roles
 
-    def role(self, role: str, name: str, env: dict) -> Process:
+    def role(self, role: str, name: str, env: dict, flags: tuple = ()) -> Process:
         common = {
             "NATS_URL": self.nats_url,
             "DATA_DIR": str(self.folder / "data"),
@@ -134,12 +134,12 @@ class World(contextlib.ExitStack):
             "LOG_LEVEL": "info",
             "DRAIN_S": "10",
         }
-        return self.start(name, [VLINDERS, role], {**common, **env})
+        return self.start(name, [VLINDERS, role, *flags], {**common, **env})
 
-    def worker(self, role: str, name: str, **env) -> tuple[Process, int]:
+    def worker(self, role: str, name: str, flags: tuple = (), **env) -> tuple[Process, int]:
         port = free_port()
         env = {"HEALTH_LISTEN": f"127.0.0.1:{port}", "WORKER_NAME": name, **env}
-        return self.role(role, name, env), port
+        return self.role(role, name, env, flags), port
 
     def frontend(self, name: str, **env) -> tuple[Process, int]:
         port = free_port()
