@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Duration;
 
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use vlinders_ledger::conformance::{self, PostgresServer, event};
 use vlinders_ledger::{Ledger, LedgerError, PostgresLedger, PostgresOptions, UsageQuery};
 use vlinders_types::{TenantId, UsageEvent};
@@ -169,4 +170,60 @@ async fn the_password_may_stand_in_a_file_and_the_schema_belong_to_another() {
     let ledger = PostgresLedger::open(open(&file).unwrap()).await.unwrap();
     ledger.record(&[event(1)]).await.unwrap();
     assert_eq!(ledger.usage(&UsageQuery::default()).await.unwrap(), [event(1)]);
+}
+
+/// An authority, and the certificate and key of a server it vouches for.
+fn certificates(hosts: &[&str]) -> (String, String, String) {
+    let authority = KeyPair::generate().expect("a key can be made");
+    let mut params = CertificateParams::new(Vec::new()).expect("no names are fine");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let root = params.self_signed(&authority).expect("it vouches for itself");
+    let issuer = Issuer::new(params, authority);
+    let key = KeyPair::generate().expect("a key can be made");
+    let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
+    let params = CertificateParams::new(hosts).expect("hosts are names");
+    let certificate = params.signed_by(&key, &issuer).expect("it is vouched for");
+    (root.pem(), certificate.pem(), key.serialize_pem())
+}
+
+#[tokio::test]
+async fn a_sealed_connection_needs_an_authority_we_trust_and_the_right_host() {
+    let (authority, certificate, key) = certificates(&["localhost"]);
+    let (stranger, _, _) = certificates(&["localhost"]);
+    let server = PostgresServer::start_sealed(&certificate, &key).await;
+    let address = server.new_database().await.replace("127.0.0.1", "localhost");
+    let folder = tempfile::tempdir().expect("a scratch folder can be made");
+    let (ours, theirs) = (folder.path().join("ca.pem"), folder.path().join("stranger.pem"));
+    std::fs::write(&ours, authority).expect("the folder is ours");
+    std::fs::write(&theirs, stranger).expect("the folder is ours");
+    let trusting = async |address: &str, file: &Path| {
+        let options = PostgresOptions::parse(address)?.with_authorities(file)?;
+        PostgresLedger::open(options).await
+    };
+    let ledger = trusting(&address, &ours).await.expect("it is trusted");
+    ledger.record(&[event(1)]).await.expect("it is recorded");
+    let by_number = address.replace("localhost", "127.0.0.1");
+    for (address, file) in [(&address, &theirs), (&by_number, &ours)] {
+        let error = trusting(address, file).await.err().expect("it is not trusted");
+        assert!(line(&error).contains("certificate"), "{}", line(&error));
+        assert!(!error.is_retryable(), "{}", line(&error));
+    }
+    // Nobody the system trusts vouches for it.
+    let (told, _) = refusal(&format!("{address}?sslmode=verify-full")).await;
+    assert!(told.contains("certificate"), "{told}");
+}
+
+#[tokio::test]
+async fn a_server_without_tls_is_refused_where_tls_is_a_must() {
+    let server = PostgresServer::start().await;
+    let address = server.new_database().await;
+    let (authority, _, _) = certificates(&["localhost"]);
+    let file = tempfile::NamedTempFile::new().expect("a scratch file can be made");
+    std::fs::write(file.path(), authority).expect("the file is ours");
+    let options = PostgresOptions::parse(&address).expect("it is an address");
+    let options = options
+        .with_authorities(file.path())
+        .expect("it holds a certificate");
+    let error = PostgresLedger::open(options).await.err().expect("it has no TLS");
+    assert!(line(&error).contains("TLS"), "{}", line(&error));
 }

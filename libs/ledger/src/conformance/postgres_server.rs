@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -29,6 +29,8 @@ pub struct PostgresServer {
     port: u16,
     process: Option<Child>,
     databases: AtomicU32,
+    /// More of its settings.
+    settings: Vec<String>,
 }
 
 impl PostgresServer {
@@ -37,10 +39,37 @@ impl PostgresServer {
     /// # Panics
     /// When Postgres is not installed, or does not start.
     pub async fn start() -> Self {
-        let programs = programs();
+        Self::start_in(
+            tempfile::tempdir().expect("a scratch folder can be made"),
+            Vec::new(),
+        )
+        .await
+    }
+
+    /// Makes and starts a server that also speaks TLS, with this certificate and key in PEM.
+    ///
+    /// # Panics
+    /// When Postgres is not installed, or does not start.
+    pub async fn start_sealed(certificate: &str, key: &str) -> Self {
         let folder = tempfile::tempdir().expect("a scratch folder can be made");
+        let mut settings = vec!["ssl=on".to_owned()];
+        for (name, text) in [("cert", certificate), ("key", key)] {
+            let file = folder.path().join(format!("{name}.pem"));
+            fs::write(&file, text).expect("the scratch folder can be written");
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("the file is ours");
+            if let Some((user, group)) = server_user() {
+                chown(&file, Some(user), Some(group)).expect("root may give files away");
+            }
+            settings.push(format!("ssl_{name}_file={}", file.display()));
+        }
+        Self::start_in(folder, settings).await
+    }
+
+    async fn start_in(folder: TempDir, settings: Vec<String>) -> Self {
+        let programs = programs();
         initialise(&programs, folder.path());
         let mut server = Self {
+            settings,
             folder,
             programs,
             port: 0,
@@ -118,6 +147,7 @@ impl PostgresServer {
             .current_dir(self.folder.path())
             .args(["-D", "data", "-k", "", "-c", "listen_addresses=127.0.0.1"])
             .args(["-p", &self.port.to_string(), "-c", "max_connections=40"])
+            .args(self.settings.iter().flat_map(|setting| ["-c", setting]))
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(also)

@@ -1,10 +1,10 @@
 //! What went wrong with the database, in one line, and what follows from it.
 
-use std::error::Error as _;
+use std::error::Error;
 use std::io;
 
 use deadpool_postgres::PoolError;
-use deadpool_postgres::tokio_postgres::Error;
+use deadpool_postgres::tokio_postgres::Error as PostgresError;
 
 use crate::LedgerError;
 
@@ -39,7 +39,7 @@ impl Fault {
         }
     }
 
-    pub(super) fn of(address: &str, error: &Error) -> Self {
+    pub(super) fn of(address: &str, error: &PostgresError) -> Self {
         Self {
             address: address.to_owned(),
             reason: reason(error),
@@ -78,7 +78,7 @@ impl Fault {
     }
 }
 
-fn reason(error: &Error) -> String {
+fn reason(error: &PostgresError) -> String {
     let text = match error.as_db_error() {
         // Not its detail, which shows values of the row.
         Some(error) => format!("{} ({})", error.message(), error.code().code()),
@@ -95,14 +95,20 @@ fn reason(error: &Error) -> String {
     text.replace(['\n', '\r'], " ")
 }
 
-fn cause(error: &Error) -> Cause {
+fn cause(error: &PostgresError) -> Cause {
     if let Some(code) = error.code() {
         return cause_of_state(code.code());
     }
     let mut source = error.source();
     while let Some(error) = source {
-        if error.is::<io::Error>() {
-            return Cause::Passing;
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            let inner = error.get_ref();
+            let is_about_certificates = inner.is_some_and(<dyn Error + Send + Sync>::is::<rustls::Error>);
+            return if is_about_certificates {
+                Cause::Setup
+            } else {
+                Cause::Passing
+            };
         }
         source = error.source();
     }

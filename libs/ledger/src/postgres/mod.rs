@@ -4,6 +4,7 @@ mod fault;
 mod keys;
 mod migrations;
 mod options;
+mod tls;
 
 use std::time::Duration;
 
@@ -47,7 +48,14 @@ impl PostgresLedger {
         let manager = ManagerConfig {
             recycling_method: RecyclingMethod::Fast,
         };
-        let pool = Pool::builder(Manager::from_config(options.connection_config(), NoTls, manager))
+        let config = options.connection_config();
+        let manager = if options.is_sealed() {
+            let connector = tls::connector(options.authorities.as_deref())?;
+            Manager::from_config(config, connector, manager)
+        } else {
+            Manager::from_config(config, NoTls, manager)
+        };
+        let pool = Pool::builder(manager)
             .max_size(options.pool_size.get())
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(CONNECTION_LIMIT))

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use deadpool_postgres::tokio_postgres::Config;
@@ -21,17 +21,22 @@ pub struct PostgresOptions {
     pub(crate) config: Config,
     pub(crate) pool_size: NonZeroUsize,
     pub(crate) statement_timeout: Duration,
+    pub(crate) authorities: Option<PathBuf>,
 }
 
 impl PostgresOptions {
-    /// Reads an address: `postgres://user@host:5432/database`, or `host=… user=… dbname=…`.
+    /// Reads an address: `postgres://user@host:5432/database`, or `host=… user=… dbname=…`. With `sslmode=require`,
+    /// `verify-ca` or `verify-full` connections are made under TLS, and all three check certificate and host; without one,
+    /// or with `prefer`, they are not, unless [`Self::with_authorities`] says whom to trust.
     ///
     /// # Errors
-    /// When it is none, or asks for TLS. The text itself is not repeated, since it may hold a password.
+    /// When it is none. The text itself is not repeated, since it may hold a password.
     pub fn parse(address: &str) -> Result<Self, LedgerError> {
-        if address.contains("sslmode=verify") {
-            return Err(no_tls());
-        }
+        let address = ["verify-full", "verify-ca"]
+            .iter()
+            .fold(address.to_owned(), |text, mode| {
+                text.replace(&format!("sslmode={mode}"), "sslmode=require")
+            });
         let config = address.parse::<Config>().ok();
         let config =
             config.filter(|config| !config.get_hosts().is_empty() || !config.get_hostaddrs().is_empty());
@@ -41,9 +46,6 @@ impl PostgresOptions {
                 "expected postgres://user@host:5432/database",
             ));
         };
-        if config.get_ssl_mode() == SslMode::Require {
-            return Err(no_tls());
-        }
         if config.get_application_name().is_none() {
             config.application_name("vlinders");
         }
@@ -55,7 +57,28 @@ impl PostgresOptions {
             config,
             pool_size: NonZeroUsize::new(4).expect("4 is not 0"),
             statement_timeout: Duration::from_secs(10),
+            authorities: None,
         })
+    }
+
+    /// Makes connections under TLS only, to servers one of these authorities vouches for: certificates in a PEM file.
+    ///
+    /// # Errors
+    /// When the address forbids TLS, or the file has no usable certificate.
+    pub fn with_authorities(mut self, file: &Path) -> Result<Self, LedgerError> {
+        if self.config.get_ssl_mode() == SslMode::Disable {
+            let why = "take sslmode=disable out of the address, or give no certificates";
+            return Err(unusable("the database's address forbids TLS", why));
+        }
+        self.config.ssl_mode(SslMode::Require);
+        super::tls::connector(Some(file))?;
+        self.authorities = Some(file.to_owned());
+        Ok(self)
+    }
+
+    /// Whether connections are made under TLS only.
+    pub(super) fn is_sealed(&self) -> bool {
+        self.config.get_ssl_mode() == SslMode::Require
     }
 
     /// Takes the password from a file, where it stands alone. Spaces and line ends after it do not belong to it.
@@ -155,13 +178,6 @@ fn unusable(what: &'static str, why: impl Into<String>) -> LedgerError {
     }
 }
 
-fn no_tls() -> LedgerError {
-    unusable(
-        "the database's address asks for TLS",
-        "TLS to Postgres is not offered yet; leave sslmode out or set it to prefer or disable",
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,10 +209,27 @@ mod tests {
             assert!(!error.is_retryable());
             assert!(!reason(&error).contains("s3cret"), "{error:?}");
         }
-        for mode in ["require", "verify-full", "verify-ca"] {
-            let error = PostgresOptions::parse(&format!("postgres://u@h/d?sslmode={mode}")).unwrap_err();
-            assert!(reason(&error).contains("TLS"), "{mode}: {error:?}");
+    }
+
+    #[test]
+    fn whoever_asks_for_tls_gets_it_and_whoever_forbids_it_is_not_overruled() {
+        let parsed = |mode: &str| {
+            let address = format!("postgres://u@h/d?sslmode={mode}");
+            PostgresOptions::parse(&address).unwrap()
+        };
+        for (mode, is_sealed) in [
+            ("require", true),
+            ("verify-full", true),
+            ("verify-ca", true),
+            ("prefer", false),
+            ("disable", false),
+        ] {
+            assert_eq!(parsed(mode).is_sealed(), is_sealed, "{mode}");
         }
+        let nowhere = Path::new("/nowhere/ca.pem");
+        let told = |mode: &str| reason(&parsed(mode).with_authorities(nowhere).unwrap_err());
+        assert!(told("disable").contains("forbids TLS"));
+        assert!(told("prefer").contains("/nowhere/ca.pem"));
     }
 
     #[test]
