@@ -6,6 +6,7 @@
 )]
 
 mod outages;
+mod sealed;
 mod server;
 mod shared;
 

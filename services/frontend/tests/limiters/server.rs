@@ -19,14 +19,37 @@ pub(crate) struct RedisServer {
     folder: TempDir,
     port: u16,
     process: Option<Child>,
+    settings: Vec<String>,
 }
 
 impl RedisServer {
     pub(crate) async fn start() -> Self {
+        Self::start_with(tempfile::tempdir().unwrap(), Vec::new()).await
+    }
+
+    /// A server that speaks TLS at a second port, with this certificate and key in PEM; and its address there.
+    pub(crate) async fn start_sealed(certificate: &str, key: &str) -> (Self, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let mut settings = vec!["--tls-auth-clients".to_owned(), "no".to_owned()];
+        settings.extend(["--tls-port".to_owned(), port.to_string()]);
+        for (name, text) in [("cert", certificate), ("key", key)] {
+            let file = folder.path().join(format!("{name}.pem"));
+            std::fs::write(&file, text).unwrap();
+            settings.extend([format!("--tls-{name}-file"), file.display().to_string()]);
+        }
+        let server = Self::start_with(folder, settings).await;
+        (server, format!("rediss://localhost:{port}"))
+    }
+
+    async fn start_with(folder: TempDir, settings: Vec<String>) -> Self {
         let mut server = Self {
-            folder: tempfile::tempdir().unwrap(),
+            folder,
             port: 0,
             process: None,
+            settings,
         };
         for _ in 0..TRIES {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -83,6 +106,7 @@ impl RedisServer {
             .args(["--pdeathsig", "KILL", "--", &program()])
             .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
             .args(["--save", "", "--appendonly", "no"])
+            .args(&self.settings)
             .current_dir(self.folder.path())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

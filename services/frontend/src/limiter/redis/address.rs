@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use ::redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+use ::redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, TlsCertificates};
 
 /// Redis cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -11,9 +11,17 @@ pub enum RedisFault {
     /// The text is no address. It is not repeated, since it may hold a password.
     #[error("the address of Redis cannot be read: expected redis://user@host:6379/0")]
     Address,
-    /// The address asks for TLS.
-    #[error("the address of Redis asks for TLS, which is not offered yet")]
-    Tls,
+    /// Certificates are given for a connection that does not use them.
+    #[error("certificates for Redis need an address with rediss://")]
+    NotSealed,
+    /// The file with certificates has none that can be used.
+    #[error("certificates for Redis cannot be read from {}: {reason}", path.display())]
+    Certificates {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// A password in the address and one beside it.
     #[error("the password of Redis is given twice: take it out of the address, or give none beside it")]
     PasswordTwice,
@@ -42,6 +50,9 @@ pub enum RedisFault {
     },
 }
 
+/// How a certificate begins.
+const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
+
 /// The address of a Redis server. Never shows a password.
 #[derive(Clone)]
 pub struct RedisAddress {
@@ -49,16 +60,46 @@ pub struct RedisAddress {
 }
 
 impl RedisAddress {
-    /// Reads `redis://user@host:6379/0`.
+    /// Reads `redis://user@host:6379/0`, or `rediss://…` for a connection under TLS to a server that the system's
+    /// authorities vouch for.
     ///
     /// # Errors
-    /// When it is no such address, or asks for TLS.
+    /// When it is no such address, or asks not to check certificates.
     pub fn parse(address: &str) -> Result<Self, RedisFault> {
-        if address.starts_with("rediss:") {
-            return Err(RedisFault::Tls);
-        }
+        // Whoever was here first has chosen the same: there is only one in this program.
+        let _chosen_before = rustls::crypto::ring::default_provider().install_default();
         let info = address.into_connection_info().map_err(|_| RedisFault::Address)?;
+        if let ConnectionAddr::TcpTls { insecure: true, .. } = info.addr() {
+            return Err(RedisFault::Address);
+        }
         Ok(Self { info })
+    }
+
+    /// Trusts servers that one of these authorities vouches for, and no others: certificates in a PEM file.
+    ///
+    /// # Errors
+    /// When the address is not under TLS, or the file has no certificate.
+    pub fn with_authorities(self, path: &Path) -> Result<Self, RedisFault> {
+        if !matches!(self.info.addr(), ConnectionAddr::TcpTls { .. }) {
+            return Err(RedisFault::NotSealed);
+        }
+        let fault = |reason: String| RedisFault::Certificates {
+            path: path.to_owned(),
+            reason,
+        };
+        let pem = std::fs::read(path).map_err(|error| fault(error.to_string()))?;
+        if !pem.windows(BEGIN.len()).any(|window| window == BEGIN) {
+            return Err(fault("it holds no certificate in PEM".to_owned()));
+        }
+        let certificates = TlsCertificates {
+            client_tls: None,
+            root_cert: Some(pem),
+        };
+        let client =
+            Client::build_with_tls(self.info, certificates).map_err(|error| fault(error.to_string()))?;
+        Ok(Self {
+            info: client.get_connection_info().clone(),
+        })
     }
 
     /// Takes the password from a file, where it stands alone. Spaces and line ends after it do not belong to it.
@@ -121,7 +162,19 @@ mod tests {
             let fault = RedisAddress::parse(text).unwrap_err();
             assert!(matches!(fault, RedisFault::Address), "{text}: {fault}");
         }
-        let fault = RedisAddress::parse("rediss://:s3cret@h").unwrap_err();
-        assert!(matches!(fault, RedisFault::Tls), "{fault}");
+    }
+
+    #[test]
+    fn certificates_are_checked_or_the_address_is_refused() {
+        assert!(RedisAddress::parse("rediss://:s3cret@h").is_ok());
+        let fault = RedisAddress::parse("rediss://h:6379/#insecure").unwrap_err();
+        assert!(matches!(fault, RedisFault::Address), "{fault}");
+        let plain = RedisAddress::parse("redis://h").unwrap();
+        let fault = plain.with_authorities(Path::new("/nowhere")).unwrap_err();
+        assert!(matches!(fault, RedisFault::NotSealed), "{fault}");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let sealed = RedisAddress::parse("rediss://h").unwrap();
+        let fault = sealed.with_authorities(file.path()).unwrap_err().to_string();
+        assert!(fault.contains("holds no certificate"), "{fault}");
     }
 }
