@@ -1,13 +1,13 @@
 //! The queue of requests and the servers it is on.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use vlinders_bus::{NatsLogin, NatsOptions, NatsTls, OwnCertificate};
 use vlinders_service_kit::{Checks, Given};
 
-use super::stores::secret_from_environment;
+use super::stores::{pem_file, secret_from_environment};
 
 const QUEUED_REQUESTS: u64 = 1_000_000;
 /// A day.
@@ -168,9 +168,7 @@ impl NatsArgs {
             ("nats_key_file", &self.nats_key_file, "PRIVATE KEY"),
         ];
         for (id, file, content) in files {
-            if let Some(Err(fault)) = file.as_ref().map(|file| check_pem(file, content)) {
-                checks.fault(id, fault);
-            }
+            pem_file(checks, id, file.as_ref(), content);
         }
         let own = match (&self.nats_cert_file, &self.nats_key_file) {
             (Some(certificate), Some(key)) => Some(OwnCertificate {
@@ -192,15 +190,4 @@ impl NatsArgs {
             own,
         }
     }
-}
-
-/// Whether the file can be read and holds something of this kind.
-fn check_pem(file: &Path, content: &str) -> Result<(), String> {
-    let shown = file.display();
-    let text = std::fs::read_to_string(file).map_err(|error| format!("{shown} cannot be read: {error}"))?;
-    let has_it = |line: &str| line.starts_with("-----BEGIN ") && line.contains(content);
-    if text.lines().any(has_it) {
-        return Ok(());
-    }
-    Err(format!("{shown} holds no {} in PEM", content.to_lowercase()))
 }

@@ -11,7 +11,7 @@ use vlinders_ledger::PostgresOptions;
 use vlinders_service_kit::{Checks, Given, SettingValue};
 use vlinders_worker::Role;
 
-use super::stores::{chain, secret_from_environment};
+use super::stores::{chain, pem_file, secret_from_environment};
 use super::transports::KvTransports;
 use super::{
     AccessArgs, AccessSettings, DatabaseArgs, EngineArgs, EngineSettings, LogSettings, ModelArgs,
@@ -61,6 +61,9 @@ pub(crate) struct FrontendArgs {
     /// File with the password of Redis, in place of REDIS_PASSWORD
     #[arg(long, env = "REDIS_PASSWORD_FILE", value_name = "FILE")]
     redis_password_file: Option<PathBuf>,
+    /// Certificates of those who may vouch for Redis, PEM, for a rediss:// URL [default: those the system trusts]
+    #[arg(long, env = "REDIS_CA_FILE", value_name = "FILE")]
+    redis_ca_file: Option<PathBuf>,
     /// Connections to Redis at most; one carries all commands
     #[arg(long, env = "REDIS_MAX_CONNECTIONS", value_name = "N", default_value = "1")]
     redis_max_connections: Given<u32>,
@@ -177,14 +180,27 @@ impl FrontendArgs {
             password.as_ref(),
             self.redis_password_file.as_ref(),
         );
+        let authorities = pem_file(
+            checks,
+            "redis_ca_file",
+            self.redis_ca_file.as_ref(),
+            "CERTIFICATE",
+        );
         let address = self.redis_url.as_deref().and_then(|url| {
             let address = RedisAddress::parse(url).and_then(|address| match &password {
                 Some(password) => address.with_password(password),
                 None => Ok(address),
             });
-            address
+            let address = address
                 .map_err(|error| checks.fault("redis_url", chain(&error)))
-                .ok()
+                .ok()?;
+            match authorities {
+                Some(file) => address
+                    .with_authorities(file)
+                    .map_err(|error| checks.fault("redis_ca_file", chain(&error)))
+                    .ok(),
+                None => Some(address),
+            }
         });
         match (per_minute, address) {
             (None, _) => RateSettings::Unlimited,

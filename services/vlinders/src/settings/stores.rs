@@ -26,6 +26,10 @@ pub(crate) struct DatabaseArgs {
     /// File with the password, in place of POSTGRES_PASSWORD
     #[arg(long, env = "POSTGRES_PASSWORD_FILE", value_name = "FILE")]
     postgres_password_file: Option<PathBuf>,
+    /// Certificates of those who may vouch for the database, PEM; TLS is then a must [default: those the system trusts,
+    /// when the URL says sslmode=require, verify-ca or verify-full]
+    #[arg(long, env = "DATABASE_CA_FILE", value_name = "FILE")]
+    database_ca_file: Option<PathBuf>,
     /// Connections to the database at most
     #[arg(long, env = "DATABASE_POOL_SIZE", value_name = "N", default_value = "4")]
     database_pool_size: Given<usize>,
@@ -45,15 +49,28 @@ impl DatabaseArgs {
             password.as_ref(),
             self.postgres_password_file.as_ref(),
         );
+        let authorities = pem_file(
+            checks,
+            "database_ca_file",
+            self.database_ca_file.as_ref(),
+            "CERTIFICATE",
+        );
         let url = self.database_url.as_deref()?;
         let options = PostgresOptions::parse(url).and_then(|options| match &password {
             Some(password) => options.with_password(password),
             None => Ok(options),
         });
+        let options = options
+            .map_err(|error| checks.fault("database_url", chain(&error)))
+            .ok()?;
+        let options = match authorities {
+            Some(file) => options.with_authorities(file),
+            None => Ok(options),
+        };
         match options {
             Ok(options) => Some(options.with_pool_size(NonZeroUsize::new(connections)?)),
             Err(error) => {
-                checks.fault("database_url", chain(&error));
+                checks.fault("database_ca_file", chain(&error));
                 None
             }
         }
@@ -106,6 +123,27 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 /// Secrets are no flags: the arguments of a process are shown to everybody on its host.
 pub(super) fn secret_from_environment(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|secret| !secret.is_empty())
+}
+
+/// A file in PEM that can be read and holds something of this kind.
+pub(super) fn pem_file<'a>(
+    checks: &mut Checks,
+    id: &str,
+    file: Option<&'a PathBuf>,
+    content: &str,
+) -> Option<&'a PathBuf> {
+    let file = file?;
+    let shown = file.display();
+    let has_it = |line: &str| line.starts_with("-----BEGIN ") && line.contains(content);
+    match std::fs::read_to_string(file) {
+        Ok(text) if text.lines().any(has_it) => return Some(file),
+        Ok(_) => {
+            let content = content.to_lowercase();
+            checks.fault(id, format_args!("{shown} holds no {content} in PEM"));
+        }
+        Err(error) => checks.fault(id, format_args!("{shown} cannot be read: {error}")),
+    }
+    None
 }
 
 /// Where usage is kept.

@@ -90,9 +90,11 @@ async fn a_frontend_reads_its_environment() -> Checked {
         "KEY_OUTAGE_S",
         "DATABASE_URL",
         "DATABASE_POOL_SIZE",
+        "DATABASE_CA_FILE",
         "POSTGRES_PASSWORD_FILE",
         "REDIS_URL",
         "REDIS_MAX_CONNECTIONS",
+        "REDIS_CA_FILE",
         "REDIS_PASSWORD_FILE",
         "RATE_LIMIT_RPM",
         "RATE_LIMIT_OUTAGE",
@@ -108,6 +110,7 @@ async fn the_usage_service_reads_its_environment() -> Checked {
     let own = [
         "DATABASE_URL",
         "DATABASE_POOL_SIZE",
+        "DATABASE_CA_FILE",
         "POSTGRES_PASSWORD_FILE",
         "HEALTH_LISTEN",
     ];
