@@ -9,6 +9,7 @@ use vlinders_service_kit::{Clock, Tracer};
 use vlinders_types::{FrontendId, RequestId};
 
 use crate::generate::Preparer;
+use crate::limiter::Settling;
 use crate::metrics::FrontendMetrics;
 use crate::streams::Streams;
 use crate::workers::Workers;
@@ -22,6 +23,7 @@ pub(crate) struct App {
     pub(crate) models: ServedModels,
     pub(crate) authenticator: Arc<dyn Authenticator>,
     pub(crate) limiter: Arc<dyn Limiter>,
+    pub(crate) settling: Settling,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) metrics: Arc<FrontendMetrics>,

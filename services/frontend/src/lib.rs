@@ -35,6 +35,7 @@ use vlinders_types::{FrontendId, ModelName};
 
 use crate::app::App;
 use crate::generate::Preparer;
+use crate::limiter::Settling;
 use crate::lives::Lives;
 use crate::metrics::FrontendMetrics;
 use crate::streams::{BatchOrder, Canceller, Failover, FailoverRules, Streams, WayBack};
@@ -48,8 +49,8 @@ pub use caller::Caller;
 pub use config::FrontendConfig;
 pub use entropy::{Entropy, SystemEntropy};
 pub use limiter::{
-    Admission, DuringOutage, InProcessLimiter, Limiter, RateLimit, RedisAddress, RedisFault, RedisLimiter,
-    RedisLimits,
+    Admission, Cost, DuringOutage, Exhausted, InProcessLimiter, Limiter, RateLimit, RedisAddress, RedisFault,
+    RedisLimiter, RedisLimits, Window,
 };
 pub use models::{NameTaken, ServedModel, ServedModels};
 pub use waiting_room::wait_on;
@@ -184,6 +185,7 @@ pub async fn start(parts: FrontendParts, listener: TcpListener) -> Result<Fronte
         bus_is_up: parts.bus_is_up,
         models: parts.models,
         authenticator: parts.authenticator,
+        settling: Settling::start(Arc::clone(&parts.limiter), &parts.tasks, metrics.all()),
         limiter: parts.limiter,
         started_s: parts.clock.now_ms() / 1000,
         clock: parts.clock,

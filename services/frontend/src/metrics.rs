@@ -42,6 +42,11 @@ impl FrontendMetrics {
         }
     }
 
+    /// For parts that count by themselves.
+    pub(crate) fn all(&self) -> &Metrics {
+        &self.all
+    }
+
     /// One HTTP request has ended. `status` 499 means that the client left.
     pub(crate) fn request_ended(&self, route: &str, status: u16, seconds: f64) {
         let status = status.to_string();

@@ -22,7 +22,7 @@ use vlinders_worker::{Parting, Role};
 use crate::credentials::Doorkeeping;
 use crate::greeting::greet_clients;
 use crate::serving::Model;
-use crate::settings::{UpRole, UpSettings, data_dir};
+use crate::settings::{REQUESTS_OF_A_KEY, UpRole, UpSettings, data_dir};
 use crate::spool::{SpoolParts, SpoolSettings, open_spool};
 use crate::streams;
 use crate::watches::watch_queue;
@@ -220,6 +220,14 @@ impl Up {
         doorkeeping.begin()
     }
 
+    fn limiter(&self, settings: &UpSettings) -> InProcessLimiter {
+        let clock = Arc::clone(&self.clock);
+        if settings.access.requires_keys {
+            return InProcessLimiter::per_minute(REQUESTS_OF_A_KEY, clock);
+        }
+        InProcessLimiter::unlimited(clock)
+    }
+
     fn spool(&self) -> anyhow::Result<Spool> {
         self.spool.clone().context("the roles have been started already")
     }
@@ -304,7 +312,7 @@ impl Up {
             spool: self.spool()?,
             models: ServedModels::new(vec![served])?,
             authenticator: self.authenticator(settings)?,
-            limiter: Arc::new(InProcessLimiter::unlimited(Arc::clone(&self.clock))),
+            limiter: Arc::new(self.limiter(settings)),
             clock: Arc::clone(&self.clock),
             entropy: Arc::new(SystemEntropy::default()),
             tasks: self.front.clone(),

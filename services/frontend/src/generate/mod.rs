@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::{Request, State};
+use axum::http::HeaderValue;
 use axum::response::Response;
 use vlinders_openai_api::ApiError;
 
@@ -25,7 +26,8 @@ pub(crate) use prepare::{
 
 use crate::app::App;
 use crate::http::{RequestContext, error_response, rate_headers, read_json};
-use crate::{Admission, Caller};
+use crate::limiter::Reservation;
+use crate::{Admission, Caller, Cost, Exhausted};
 
 /// Which endpoint a request came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,28 +62,76 @@ async fn serve(
     endpoint: Endpoint,
     request: Request,
 ) -> Response {
-    let (limit, result) = match app.limiter.admit(&caller).await {
-        Admission::Admitted(limit) => (limit, answer(&app, context, caller, endpoint, request).await),
-        Admission::Refused { limit, retry_after } => {
-            let seconds = whole_seconds(retry_after);
-            let text = format!("too many requests for this key; try again in {seconds} s");
-            (
-                Some(limit),
-                Err(ApiError::new(429, "rate_limit_exceeded", text).with_retry_after(seconds)),
-            )
+    let prepared = prepare(&app, &context, (&caller, endpoint), request).await;
+    let tokens = prepared.as_ref().map_or(0, Prepared::most_tokens);
+    let cost = Cost {
+        request: context.request_id,
+        started_ms: app.clock.now_ms(),
+        tokens,
+    };
+    // Counted also when it could not be understood.
+    let (limit, mut response) = match app.limiter.admit(&caller, &cost).await {
+        Admission::Admitted(limit) => {
+            let reservation = Reservation::new(app.settling.clone(), caller.clone(), cost);
+            context.record.reserved(reservation);
+            let answered = match prepared {
+                Ok(prepared) => answer(&app, context, caller, prepared).await,
+                Err(error) => Err(error),
+            };
+            let response = answered.unwrap_or_else(|error| error_response(&error));
+            (Some(limit), response)
         }
+        Admission::Refused {
+            limit,
+            why,
+            retry_after,
+        } => (Some(limit), refused(why, tokens, whole_seconds(retry_after))),
         Admission::Unavailable { retry_after } => {
-            let seconds = whole_seconds(retry_after);
             let text = "the limits cannot be checked now; try again soon";
+            let error = ApiError::new(503, "limiter_unavailable", text);
             (
                 None,
-                Err(ApiError::new(503, "limiter_unavailable", text).with_retry_after(seconds)),
+                error_response(&error.with_retry_after(whole_seconds(retry_after))),
             )
         }
     };
-    let mut response = result.unwrap_or_else(|error| error_response(&error));
     if let Some(limit) = limit {
         rate_headers(response.headers_mut(), limit);
+    }
+    response
+}
+
+/// A limit of the key is reached.
+fn refused(why: Exhausted, tokens: u64, seconds: u32) -> Response {
+    let (code, text) = match why {
+        Exhausted::Requests => (
+            "rate_limit_exceeded",
+            format!("too many requests for this key; try again in {seconds} s"),
+        ),
+        Exhausted::Tokens => (
+            "rate_limit_exceeded",
+            format!(
+                "too many tokens for this key: this request may use {tokens}; try again in {seconds} s, or lower \
+                 max_tokens"
+            ),
+        ),
+        Exhausted::Streams { most } => (
+            "rate_limit_exceeded",
+            format!("{most} requests of this key may run at one time; try again when one has ended"),
+        ),
+        Exhausted::Budget { left } => (
+            "insufficient_quota",
+            format!(
+                "this request may use {tokens} tokens and {left} are left of this key's budget; lower max_tokens, or \
+                 wait {seconds} s for the next one"
+            ),
+        ),
+    };
+    let mut response = error_response(&ApiError::new(429, code, text).with_retry_after(seconds));
+    if matches!(why, Exhausted::Budget { .. }) {
+        // Whoever tries again by itself would do so for hours.
+        let no = HeaderValue::from_static("false");
+        response.headers_mut().insert("x-should-retry", no);
     }
     response
 }
@@ -91,16 +141,15 @@ fn whole_seconds(time: Duration) -> u32 {
     u32::try_from(time.as_millis().div_ceil(1000).max(1)).unwrap_or(u32::MAX)
 }
 
-async fn answer(
+/// Reads and prepares a request, as far as its caller may.
+async fn prepare(
     app: &Arc<App>,
-    context: RequestContext,
-    caller: Caller,
-    endpoint: Endpoint,
+    context: &RequestContext,
+    (caller, endpoint): (&Caller, Endpoint),
     request: Request,
-) -> Result<Response, ApiError> {
-    let trace = context.span;
+) -> Result<Prepared, ApiError> {
     let body = read_json(app, request).await?;
-    let mut tokenize = trace.below("tokenize");
+    let mut tokenize = context.span.below("tokenize");
     let order = PrepareOrder {
         endpoint,
         body,
@@ -113,9 +162,20 @@ async fn answer(
     }
     tokenize.set("gen_ai.usage.input_tokens", prepared.prompt_tokens() as u64);
     tokenize.end();
-    trace.prepared(endpoint, &prepared);
-    let record = Arc::clone(&context.record);
-    record.prepared(&prepared.model.name, prepared.prompt_tokens());
+    context.span.prepared(endpoint, &prepared);
+    context
+        .record
+        .prepared(&prepared.model.name, prepared.prompt_tokens());
+    Ok(prepared)
+}
+
+async fn answer(
+    app: &Arc<App>,
+    context: RequestContext,
+    caller: Caller,
+    prepared: Prepared,
+) -> Result<Response, ApiError> {
+    let (trace, record) = (context.span, Arc::clone(&context.record));
     let submission = submit::Submission {
         request_id: context.request_id,
         caller,

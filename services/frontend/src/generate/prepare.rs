@@ -46,6 +46,13 @@ pub(crate) struct PreparedPrompt {
 }
 
 impl Prepared {
+    /// The most tokens it may use, of its prompts and all answers to them.
+    pub(crate) fn most_tokens(&self) -> u64 {
+        let answers = u64::from(self.choices.computed);
+        let most = |prompt: &PreparedPrompt| prompt.ids.len() as u64 + answers * u64::from(prompt.max_tokens);
+        self.prompts.iter().map(most).sum()
+    }
+
     /// Tokens of all prompts.
     pub(crate) fn prompt_tokens(&self) -> usize {
         self.prompts.iter().map(|prompt| prompt.ids.len()).sum()

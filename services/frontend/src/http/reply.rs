@@ -39,10 +39,15 @@ pub(crate) fn json_response(status: StatusCode, value: &impl Serialize) -> Respo
 
 /// Tells what the key has left.
 pub(crate) fn rate_headers(headers: &mut HeaderMap, limit: RateLimit) {
-    let mut insert = |name, value| headers.insert(HeaderName::from_static(name), value);
-    insert("x-ratelimit-limit-requests", limit.limit_requests.into());
-    insert("x-ratelimit-remaining-requests", limit.remaining_requests.into());
-    let reset = format!("{}ms", limit.reset.as_millis());
-    let reset = HeaderValue::from_str(&reset).expect("digits and letters are a header value");
-    insert("x-ratelimit-reset-requests", reset);
+    let names = ["limit", "remaining", "reset"];
+    for (what, window) in [("requests", limit.requests), ("tokens", limit.tokens)] {
+        let Some(window) = window else { continue };
+        let reset = format!("{}ms", window.reset.as_millis());
+        let reset = HeaderValue::from_str(&reset).expect("digits and letters are a header value");
+        let values = [window.limit.into(), window.remaining.into(), reset];
+        for (name, value) in names.iter().zip(values) {
+            let name = HeaderName::try_from(format!("x-ratelimit-{name}-{what}"));
+            headers.insert(name.expect("small letters are a header name"), value);
+        }
+    }
 }

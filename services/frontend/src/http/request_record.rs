@@ -7,6 +7,7 @@ use std::time::Duration;
 use vlinders_service_kit::{TraceContext, rfc3339};
 use vlinders_types::{FinishReason, ModelName, RequestId, TokenCounts};
 
+use crate::limiter::Reservation;
 use crate::streams::Stream;
 
 /// The finish of a request whose client did not wait for the end of the answer.
@@ -29,6 +30,19 @@ struct Known {
     prompt_tokens: u32,
     stop_text: Option<String>,
     error: Option<&'static str>,
+    is_enqueued: bool,
+    /// Kept for it under the limits of its key.
+    reservation: Option<Reservation>,
+}
+
+impl Known {
+    fn completion_tokens(&self) -> u32 {
+        if self.streams.is_empty() {
+            self.counts.completion
+        } else {
+            self.streams.iter().map(|stream| stream.token_count()).sum()
+        }
+    }
 }
 
 /// What the layer around all routes knows in the end.
@@ -56,7 +70,9 @@ impl RequestRecord {
 
     /// It is in the queue, and these are its ways back.
     pub(crate) fn enqueued(&self, streams: Vec<Arc<Stream>>) {
-        self.lock().streams = streams;
+        let mut known = self.lock();
+        known.streams = streams;
+        known.is_enqueued = true;
     }
 
     /// All its streams have come to their ends, the last one for this reason.
@@ -96,6 +112,24 @@ impl RequestRecord {
         self.lock().error = code;
     }
 
+    /// It was let in, and this is kept for it until it is over.
+    pub(crate) fn reserved(&self, reservation: Reservation) {
+        self.lock().reservation = Some(reservation);
+    }
+
+    /// It is over: what it has used is settled, and nothing if it never came into the queue.
+    pub(crate) fn settle(&self) {
+        let mut known = self.lock();
+        let used = if known.is_enqueued {
+            u64::from(known.counts.prompt) + u64::from(known.completion_tokens())
+        } else {
+            0
+        };
+        if let Some(mut reservation) = known.reservation.take() {
+            reservation.used(used);
+        }
+    }
+
     /// Writes the line.
     pub(crate) fn log(&self, passed: &Passed<'_>) {
         let known = self.lock();
@@ -105,12 +139,7 @@ impl RequestRecord {
             (None, true) => None,
         };
         let is_prepared = known.model.is_some();
-        let delivered: u32 = known.streams.iter().map(|stream| stream.token_count()).sum();
-        let completion_tokens = if known.streams.is_empty() {
-            known.counts.completion
-        } else {
-            delivered
-        };
+        let completion_tokens = known.completion_tokens();
         tracing::info!(
             request_id = %passed.request_id,
             trace_id = passed.trace.map(|trace| tracing::field::display(trace.trace_id())),

@@ -1,129 +1,110 @@
 //! Counts in this process's memory.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use vlinders_service_kit::Clock;
 use vlinders_types::KeyId;
 
-use super::{Admission, Limiter, RateLimit};
+use super::account::{Account, Standing};
+use super::terms::Terms;
+use super::{Admission, Cost, Limiter, admission};
 use crate::Caller;
 
 /// Keys remembered at most; only keys that sent something lately need to be.
 const MAX_KEYS: usize = 65_536;
-const MINUTE_MS: u64 = 60_000;
 
-/// One token bucket for each key, in this process. A bucket holds one minute's requests and fills evenly.
+/// One account for each key, in this process.
 pub struct InProcessLimiter {
+    /// Requests of a key without a limit of its own.
     per_minute: Option<u32>,
     clock: Arc<dyn Clock>,
-    buckets: Mutex<HashMap<KeyId, Bucket>>,
-}
-
-/// Milliseconds of filling that are missing, at a time. Counting in time avoids fractions of requests.
-#[derive(Clone, Copy)]
-struct Bucket {
-    missing_ms: u64,
-    at_ms: u64,
+    accounts: Mutex<HashMap<KeyId, Account>>,
 }
 
 impl InProcessLimiter {
-    /// Lets everything through.
+    /// Keeps to the limits that keys have, and to no other.
     #[must_use]
     pub fn unlimited(clock: Arc<dyn Clock>) -> Self {
         Self {
             per_minute: None,
             clock,
-            buckets: Mutex::default(),
+            accounts: Mutex::default(),
         }
     }
 
-    /// Lets each key send so many requests in a minute. 0 lets none through.
+    /// Lets each key without a limit of its own send so many requests in a minute. 0 lets none through.
     #[must_use]
     pub fn per_minute(requests: u32, clock: Arc<dyn Clock>) -> Self {
         Self {
             per_minute: Some(requests),
-            clock,
-            buckets: Mutex::default(),
+            ..Self::unlimited(clock)
         }
     }
 
-    fn take(&self, key: &KeyId, per_minute: u32) -> Admission {
+    fn take(&self, caller: &Caller, cost: &Cost) -> Admission {
         let now_ms = self.clock.now_ms();
-        if per_minute == 0 {
-            let limit = RateLimit {
-                limit_requests: 0,
-                remaining_requests: 0,
-                reset: Duration::ZERO,
-            };
-            return Admission::Refused {
-                limit,
-                retry_after: Duration::from_millis(MINUTE_MS),
-            };
+        let terms = Terms::of(&caller.limits, self.per_minute, cost);
+        let now_us = microseconds(now_ms);
+        if let Some(verdict) = terms.shut() {
+            return admission(&terms, &Standing::shut(verdict), now_us);
         }
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if buckets.len() >= MAX_KEYS && !buckets.contains_key(key) {
-            buckets.retain(|_, bucket| bucket.missing_at(now_ms) > 0);
+        if terms.requests.is_none() && !terms.are_settled() {
+            return Admission::Admitted(super::RateLimit::default());
         }
-        let bucket = buckets.entry(key.clone()).or_insert(Bucket {
-            missing_ms: 0,
-            at_ms: now_ms,
-        });
-        let request_ms = MINUTE_MS.div_ceil(u64::from(per_minute));
-        let missing_ms = bucket.missing_at(now_ms);
-        let admitted = missing_ms + request_ms <= request_ms * u64::from(per_minute);
-        let missing_ms = if admitted {
-            missing_ms + request_ms
-        } else {
-            missing_ms
-        };
-        // A refused request does not move the time at which the next one is allowed.
-        *bucket = Bucket {
-            missing_ms,
-            at_ms: now_ms,
-        };
-        let used = u32::try_from(missing_ms.div_ceil(request_ms)).unwrap_or(per_minute);
-        let limit = RateLimit {
-            limit_requests: per_minute,
-            remaining_requests: per_minute.saturating_sub(used),
-            reset: Duration::from_millis(missing_ms),
-        };
-        if admitted {
-            return Admission::Admitted(Some(limit));
+        let mut accounts = self.lock();
+        if accounts.len() >= MAX_KEYS && !accounts.contains_key(&caller.key) {
+            accounts.retain(|_, account| !account.is_idle(now_us));
         }
-        let whole_ms = request_ms * u64::from(per_minute);
-        Admission::Refused {
-            limit,
-            retry_after: Duration::from_millis(missing_ms + request_ms - whole_ms),
-        }
+        let account = accounts.entry(caller.key.clone()).or_default();
+        admission(&terms, &account.admit(&terms, cost.request, now_us), now_us)
+    }
+
+    /// False when the request was not let in here.
+    pub(super) fn settle_here(&self, caller: &Caller, cost: &Cost, used: u64) -> bool {
+        let now_ms = self.clock.now_ms();
+        let terms = Terms::of(&caller.limits, self.per_minute, cost);
+        let mut accounts = self.lock();
+        accounts
+            .get_mut(&caller.key)
+            .is_some_and(|account| account.settle(&terms, cost.request, used, microseconds(now_ms)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<KeyId, Account>> {
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Bucket {
-    /// A clock that is set back fills nothing.
-    fn missing_at(self, now_ms: u64) -> u64 {
-        self.missing_ms.saturating_sub(now_ms.saturating_sub(self.at_ms))
-    }
+fn microseconds(now_ms: u64) -> i64 {
+    i64::try_from(now_ms.saturating_mul(1000)).unwrap_or(i64::MAX / 4)
 }
 
 #[async_trait]
 impl Limiter for InProcessLimiter {
-    async fn admit(&self, caller: &Caller) -> Admission {
-        match self.per_minute {
-            None => Admission::Admitted(None),
-            Some(per_minute) => self.take(&caller.key, per_minute),
-        }
+    async fn admit(&self, caller: &Caller, cost: &Cost) -> Admission {
+        self.take(caller, cost)
+    }
+
+    async fn settle(&self, caller: &Caller, cost: &Cost, used: u64) -> bool {
+        self.settle_here(caller, cost, used);
+        true
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use vlinders_ledger::{Budget, KeyLimits};
+    use vlinders_types::{RequestId, TenantId};
 
     use super::*;
-    use proptest::prelude::*;
+    use crate::{Exhausted, RateLimit};
+
+    const MINUTE_MS: u64 = 60_000;
 
     #[derive(Default)]
     struct SetClock(AtomicU64);
@@ -133,28 +114,58 @@ mod tests {
         }
     }
 
+    fn caller(key: &str) -> Caller {
+        Caller::new(TenantId::new("t"), KeyId::new(key))
+    }
+
+    fn cost(number: u128, tokens: u64) -> Cost {
+        Cost {
+            request: RequestId(number),
+            started_ms: 0,
+            tokens,
+        }
+    }
+
     #[test]
     fn a_minutes_requests_pass_and_the_next_waits_its_turn() {
         let clock = Arc::new(SetClock::default());
         let limiter = InProcessLimiter::per_minute(3, clock.clone());
-        let key = KeyId::new("k");
         for left in [2, 1, 0] {
-            let Admission::Admitted(Some(limit)) = limiter.take(&key, 3) else {
+            let Admission::Admitted(RateLimit {
+                requests: Some(window),
+                ..
+            }) = limiter.take(&caller("k"), &cost(1, 0))
+            else {
                 panic!("refused early")
             };
-            assert_eq!(limit.remaining_requests, left);
+            assert_eq!(window.remaining, left);
         }
-        let Admission::Refused { retry_after, .. } = limiter.take(&key, 3) else {
+        let Admission::Refused { retry_after, .. } = limiter.take(&caller("k"), &cost(1, 0)) else {
             panic!("admitted")
         };
         assert_eq!(retry_after, Duration::from_secs(20));
         clock.0.store(20_000, Ordering::Relaxed);
-        assert!(matches!(limiter.take(&key, 3), Admission::Admitted(_)));
-        assert!(matches!(limiter.take(&key, 3), Admission::Refused { .. }));
         assert!(matches!(
-            limiter.take(&KeyId::new("other"), 3),
+            limiter.take(&caller("k"), &cost(1, 0)),
             Admission::Admitted(_)
         ));
+        assert!(matches!(
+            limiter.take(&caller("k"), &cost(1, 0)),
+            Admission::Refused { .. }
+        ));
+        assert!(matches!(
+            limiter.take(&caller("other"), &cost(1, 0)),
+            Admission::Admitted(_)
+        ));
+    }
+
+    /// What a plain reader of the rules would write down: every request that was let in, and what became of it.
+    #[derive(Default)]
+    struct Notebook {
+        /// Tokens kept or used in this day, and who runs.
+        day: u64,
+        spent: u64,
+        running: Vec<Cost>,
     }
 
     proptest! {
@@ -168,12 +179,68 @@ mod tests {
             let mut admitted: Vec<u64> = Vec::new();
             for step in steps {
                 let now = clock.0.fetch_add(step, Ordering::Relaxed) + step;
-                if matches!(limiter.take(&KeyId::new("k"), per_minute), Admission::Admitted(_)) {
+                if matches!(limiter.take(&caller("k"), &cost(1, 0)), Admission::Admitted(_)) {
                     admitted.push(now);
                 }
                 let recent = admitted.iter().filter(|at| **at + MINUTE_MS > now).count();
                 // What was saved up, and what came in meanwhile.
                 prop_assert!(recent <= 2 * per_minute as usize);
+            }
+        }
+
+        #[test]
+        fn budgets_and_running_requests_are_what_a_notebook_says(
+            budget in 0_u64..500,
+            most in 0_u32..5,
+            steps in prop::collection::vec((0_u64..40_000_000, 0_u64..120, 0_u64..120, any::<bool>()), 1..120),
+        ) {
+            let clock = Arc::new(SetClock::default());
+            let limiter = InProcessLimiter::unlimited(clock.clone());
+            let limits = KeyLimits {
+                concurrent_streams: Some(most),
+                daily: Budget { tokens: Some(budget), nanos: None },
+                ..KeyLimits::default()
+            };
+            let caller = Caller { limits, ..caller("k") };
+            let mut notebook = Notebook::default();
+            for (number, (pause_ms, tokens, used, ends)) in steps.into_iter().enumerate() {
+                let now_ms = clock.0.fetch_add(pause_ms, Ordering::Relaxed) + pause_ms;
+                let day = now_ms / 86_400_000;
+                if day != notebook.day {
+                    // What still runs was kept in a day that is over.
+                    for cost in notebook.running.drain(..) {
+                        limiter.settle_here(&caller, &cost, cost.tokens / 2);
+                    }
+                    notebook = Notebook { day, ..Notebook::default() };
+                }
+                if ends && let Some(cost) = notebook.running.pop() {
+                    let used = used.min(cost.tokens);
+                    prop_assert!(limiter.settle_here(&caller, &cost, used));
+                    prop_assert!(!limiter.settle_here(&caller, &cost, used), "once");
+                    notebook.spent = notebook.spent - cost.tokens + used;
+                }
+                let cost = Cost {
+                    started_ms: now_ms,
+                    ..cost(number as u128, tokens)
+                };
+                let expected = if notebook.running.len() >= most as usize {
+                    Some(Exhausted::Streams { most })
+                } else if notebook.spent + tokens > budget {
+                    Some(Exhausted::Budget { left: budget - notebook.spent })
+                } else {
+                    None
+                };
+                let found = match limiter.take(&caller, &cost) {
+                    Admission::Admitted(_) => None,
+                    Admission::Refused { why, .. } => Some(why),
+                    Admission::Unavailable { .. } => panic!("nobody is away"),
+                };
+                prop_assert_eq!(found, expected);
+                if expected.is_none() {
+                    notebook.spent += tokens;
+                    notebook.running.push(cost);
+                }
+                prop_assert!(notebook.spent <= budget);
             }
         }
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
-use vlinders_frontend::{Admission, Caller, Limiter};
+use vlinders_frontend::{Admission, Caller, Cost, Limiter};
 
 use crate::support::{World, within};
 
@@ -78,7 +78,7 @@ struct Stuck;
 
 #[async_trait]
 impl Limiter for Stuck {
-    async fn admit(&self, _caller: &Caller) -> Admission {
+    async fn admit(&self, _caller: &Caller, _cost: &Cost) -> Admission {
         std::future::pending().await
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
-use vlinders_frontend::{Admission, Caller, FrontendConfig, InProcessLimiter, Limiter};
+use vlinders_frontend::{Admission, Caller, Cost, FrontendConfig, InProcessLimiter, Limiter};
 
 use crate::support::{Setting, StoppedClock, World, chat_body, check_error, within};
 
@@ -177,7 +177,7 @@ struct Blind;
 
 #[async_trait]
 impl Limiter for Blind {
-    async fn admit(&self, _caller: &Caller) -> Admission {
+    async fn admit(&self, _caller: &Caller, _cost: &Cost) -> Admission {
         let retry_after = Duration::from_millis(200);
         Admission::Unavailable { retry_after }
     }

@@ -8,17 +8,19 @@
 mod outages;
 mod sealed;
 mod server;
+mod settled;
 mod shared;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use server::RedisServer;
 use vlinders_frontend::{
-    Admission, Caller, InProcessLimiter, Limiter, RateLimit, RedisAddress, RedisLimiter, RedisLimits,
+    Admission, Caller, Cost, InProcessLimiter, Limiter, RedisAddress, RedisLimiter, RedisLimits, Window,
 };
-use vlinders_service_kit::{Metrics, SystemClock};
-use vlinders_types::{KeyId, TenantId};
+use vlinders_service_kit::{Clock, Metrics, SystemClock};
+use vlinders_types::{KeyId, RequestId, TenantId};
 
 fn caller(key: &str) -> Caller {
     Caller::new(TenantId::new("tenant"), KeyId::new(key))
@@ -37,9 +39,20 @@ fn redis_limiter(server: &RedisServer, limits: RedisLimits, metrics: &Metrics) -
     RedisLimiter::new(&address, limits, Arc::new(SystemClock), metrics).unwrap()
 }
 
-fn admitted(admission: Admission) -> Option<RateLimit> {
+/// A request that is like no other.
+fn cost() -> Cost {
+    static ASKED: AtomicU64 = AtomicU64::new(0);
+    Cost {
+        request: RequestId::from_parts(0, ASKED.fetch_add(1, Ordering::Relaxed).into()),
+        started_ms: SystemClock.now_ms(),
+        tokens: 0,
+    }
+}
+
+/// The requests that are left, if it was let in.
+fn admitted(admission: Admission) -> Option<Window> {
     match admission {
-        Admission::Admitted(limit) => limit,
+        Admission::Admitted(limit) => limit.requests,
         Admission::Refused { .. } | Admission::Unavailable { .. } => None,
     }
 }
@@ -48,30 +61,35 @@ fn admitted(admission: Admission) -> Option<RateLimit> {
 async fn conforms(limiter: &dyn Limiter) {
     let started = Instant::now();
     for left in [2, 1, 0] {
-        let limit = admitted(limiter.admit(&caller("a")).await).expect("there is room");
-        assert_eq!(limit.limit_requests, 3);
+        let limit = admitted(limiter.admit(&caller("a"), &cost()).await).expect("there is room");
+        assert_eq!(limit.limit, 3);
         // A slow machine may see the bucket fill.
-        assert!(limit.remaining_requests == left || started.elapsed() > Duration::from_secs(20));
+        assert!(limit.remaining == left || started.elapsed() > Duration::from_secs(20));
         assert!(limit.reset <= Duration::from_secs(60));
     }
-    let Admission::Refused { limit, retry_after } = limiter.admit(&caller("a")).await else {
+    let Admission::Refused {
+        limit, retry_after, ..
+    } = limiter.admit(&caller("a"), &cost()).await
+    else {
         assert!(started.elapsed() > Duration::from_secs(20), "admitted");
         return;
     };
-    assert_eq!(limit.remaining_requests, 0);
+    let limit = limit.requests.unwrap();
+    assert_eq!(limit.remaining, 0);
     assert!(retry_after <= Duration::from_secs(20) && limit.reset <= Duration::from_secs(60));
     assert!(
         retry_after + started.elapsed() >= Duration::from_secs(19),
         "{retry_after:?}"
     );
-    assert!(admitted(limiter.admit(&caller("b")).await).is_some());
+    assert!(admitted(limiter.admit(&caller("b"), &cost()).await).is_some());
 }
 
 async fn lets_nothing_in(limiter: &dyn Limiter) {
-    let Admission::Refused { limit, .. } = limiter.admit(&caller("a")).await else {
+    let Admission::Refused { limit, .. } = limiter.admit(&caller("a"), &cost()).await else {
         panic!("admitted");
     };
-    assert_eq!((limit.limit_requests, limit.remaining_requests), (0, 0));
+    let limit = limit.requests.unwrap();
+    assert_eq!((limit.limit, limit.remaining), (0, 0));
 }
 
 #[tokio::test]

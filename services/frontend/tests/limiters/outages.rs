@@ -9,7 +9,7 @@ use vlinders_frontend::{Admission, DuringOutage, Limiter, RedisFault, RedisLimit
 use vlinders_service_kit::{Metrics, Tasks};
 
 use crate::server::RedisServer;
-use crate::{admitted, caller, limits, redis_limiter};
+use crate::{admitted, caller, cost, limits, redis_limiter};
 
 fn outage_limits(during_outage: DuringOutage) -> RedisLimits {
     RedisLimits {
@@ -35,19 +35,19 @@ async fn while_redis_is_away_each_frontend_keeps_its_own_limit() {
     let policy = DuringOutage::LimitLocally { per_minute: 2 };
     let limiter = redis_limiter(&server, outage_limits(policy), &metrics);
     assert_eq!(
-        admitted(limiter.admit(&caller("a")).await)
+        admitted(limiter.admit(&caller("a"), &cost()).await)
             .unwrap()
-            .limit_requests,
+            .limit,
         1000
     );
 
     server.crash();
     let limits = [
-        limiter.admit(&caller("a")).await,
-        limiter.admit(&caller("a")).await,
+        limiter.admit(&caller("a"), &cost()).await,
+        limiter.admit(&caller("a"), &cost()).await,
     ];
-    assert_eq!(limits.map(|it| admitted(it).unwrap().remaining_requests), [1, 0]);
-    assert!(admitted(limiter.admit(&caller("a")).await).is_none());
+    assert_eq!(limits.map(|it| admitted(it).unwrap().remaining), [1, 0]);
+    assert!(admitted(limiter.admit(&caller("a"), &cost()).await).is_none());
     let text = metrics.encode();
     assert!(
         text.contains("limiter_outage_requests_total{policy=\"limit_locally\"} 3"),
@@ -58,9 +58,9 @@ async fn while_redis_is_away_each_frontend_keeps_its_own_limit() {
     server.start_again().await;
     comes_back(&limiter).await;
     assert_eq!(
-        admitted(limiter.admit(&caller("a")).await)
+        admitted(limiter.admit(&caller("a"), &cost()).await)
             .unwrap()
-            .limit_requests,
+            .limit,
         1000
     );
     assert!(metrics.encode().contains("vlinders_limiter_up{} 1"));
@@ -74,7 +74,7 @@ async fn a_frontend_may_rather_refuse_than_lose_count() {
     let limiter = redis_limiter(&server, outage_limits(DuringOutage::Refuse), &metrics);
     let retry_after = Duration::from_millis(200);
     assert_eq!(
-        limiter.admit(&caller("a")).await,
+        limiter.admit(&caller("a"), &cost()).await,
         Admission::Unavailable { retry_after }
     );
     assert!(
@@ -105,10 +105,10 @@ async fn a_watched_redis_is_known_to_be_away_and_back_before_anybody_asks() {
     shows("vlinders_limiter_up{} 1.0\n").await;
     server.crash();
     shows("vlinders_limiter_up{} 0.0\n").await;
-    assert!(admitted(limiter.admit(&caller("a")).await).is_none());
+    assert!(admitted(limiter.admit(&caller("a"), &cost()).await).is_none());
     server.start_again().await;
     shows("vlinders_limiter_up{} 1.0\n").await;
-    assert!(admitted(limiter.admit(&caller("a")).await).is_some());
+    assert!(admitted(limiter.admit(&caller("a"), &cost()).await).is_some());
     assert!(
         metrics
             .encode()
@@ -127,11 +127,11 @@ async fn a_redis_that_hangs_holds_up_one_request_in_a_while() {
         ..RedisLimits::per_minute(1000)
     };
     let limiter = redis_limiter(&server, limits, &metrics);
-    assert!(admitted(limiter.admit(&caller("a")).await).is_some());
+    assert!(admitted(limiter.admit(&caller("a"), &cost()).await).is_some());
     server.signal("STOP");
     let started = Instant::now();
     for _ in 0..100 {
-        assert!(admitted(limiter.admit(&caller("a")).await).is_some());
+        assert!(admitted(limiter.admit(&caller("a"), &cost()).await).is_some());
     }
     let waited = started.elapsed();
     assert!(
@@ -161,18 +161,18 @@ async fn a_redis_that_answers_pings_and_refuses_writes_is_away() {
         "{text}"
     );
     assert_eq!(
-        admitted(limiter.admit(&caller("a")).await)
+        admitted(limiter.admit(&caller("a"), &cost()).await)
             .unwrap()
-            .limit_requests,
+            .limit,
         2
     );
 
     let _ok: String = server.ask(&mut replicate("NO", "ONE")).await.unwrap();
     comes_back(&limiter).await;
     assert_eq!(
-        admitted(limiter.admit(&caller("a")).await)
+        admitted(limiter.admit(&caller("a"), &cost()).await)
             .unwrap()
-            .limit_requests,
+            .limit,
         1000
     );
 }
@@ -184,9 +184,9 @@ async fn an_idle_connection_that_the_server_closed_is_not_an_outage() {
     let limiter = redis_limiter(&server, limits(1000), &metrics);
     for _ in 0..3 {
         assert_eq!(
-            admitted(limiter.admit(&caller("a")).await)
+            admitted(limiter.admit(&caller("a"), &cost()).await)
                 .unwrap()
-                .limit_requests,
+                .limit,
             1000
         );
         let mut kill = cmd("CLIENT");

@@ -13,8 +13,6 @@ const EXPIRY_S: u64 = 10 * 366 * 24 * 3600;
 const MODELS: usize = 100;
 /// The most a database and a limiter count exactly.
 const MOST: u64 = 1 << 53;
-/// Billionths in one unit of the price table's currency.
-const NANOS: f64 = 1e9;
 
 /// What an operator decides about a key. `none` takes a rule away.
 #[derive(Args, Debug)]
@@ -55,12 +53,6 @@ pub(super) struct RuleArgs {
     /// Tokens in a month of UTC
     #[arg(long, value_name = "N")]
     monthly_tokens: Option<String>,
-    /// Money in a day of UTC, in the currency of the price table
-    #[arg(long, value_name = "AMOUNT")]
-    daily_budget: Option<String>,
-    /// Money in a month of UTC, in the currency of the price table
-    #[arg(long, value_name = "AMOUNT")]
-    monthly_budget: Option<String>,
 }
 
 impl RuleArgs {
@@ -104,14 +96,6 @@ impl RuleArgs {
                     id,
                     format_args!("is neither a whole number from 0 to {most} nor `none`"),
                 );
-            }
-        }
-        for (id, text) in [
-            ("daily_budget", &self.daily_budget),
-            ("monthly_budget", &self.monthly_budget),
-        ] {
-            if text.as_deref().map(money) == Some(Err(())) {
-                checks.fault(id, "is neither an amount such as 12.50 nor `none`");
             }
         }
     }
@@ -176,12 +160,6 @@ impl RuleArgs {
         limits.concurrent_streams = streams.map_or(limits.concurrent_streams, small);
         limits.daily.tokens = daily.unwrap_or(limits.daily.tokens);
         limits.monthly.tokens = monthly.unwrap_or(limits.monthly.tokens);
-        if let Some(text) = &self.daily_budget {
-            limits.daily.nanos = money(text).map_err(unchecked)?;
-        }
-        if let Some(text) = &self.monthly_budget {
-            limits.monthly.nanos = money(text).map_err(unchecked)?;
-        }
         Ok(rules)
     }
 }
@@ -195,22 +173,6 @@ fn maybe<T>(text: &str, read: impl Fn(&str) -> Option<T>) -> Result<Option<T>, (
 
 fn number(text: &str, most: u64) -> Result<Option<u64>, ()> {
     maybe(text, |text| text.parse().ok().filter(|number| *number <= most))
-}
-
-/// In billionths.
-fn money(text: &str) -> Result<Option<u64>, ()> {
-    maybe(text, |text| {
-        let amount: f64 = text.parse().ok()?;
-        let nanos = (amount * NANOS).round();
-        #[expect(clippy::cast_precision_loss, reason = "a power of two")]
-        let is_possible = (0.0..=MOST as f64).contains(&nanos);
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "checked beside it"
-        )]
-        is_possible.then_some(nanos as u64)
-    })
 }
 
 #[cfg(test)]
@@ -241,19 +203,9 @@ mod tests {
 
     #[test]
     fn what_was_not_named_stays_and_none_takes_away() {
-        let made = args(&[
-            "--name",
-            "n",
-            "--models",
-            "a, b",
-            "--daily-budget",
-            "12.5",
-            "--requests-per-minute",
-            "7",
-        ]);
+        let made = args(&["--name", "n", "--models", "a, b", "--requests-per-minute", "7"]);
         let rules = made.rules(1000).unwrap();
         assert_eq!(rules.models.as_deref().unwrap(), ["a", "b"]);
-        assert_eq!(rules.limits.daily.nanos, Some(12_500_000_000));
         let changed = args(&[
             "--models",
             "none",
@@ -282,8 +234,6 @@ mod tests {
             "x",
             "--daily-tokens",
             "x",
-            "--monthly-budget",
-            "much",
             "--concurrent-streams",
             "4294967296",
         ]);
@@ -294,7 +244,6 @@ mod tests {
             "--lenient",
             "--max-priority",
             "--daily-tokens",
-            "--monthly-budget",
             "--concurrent-streams",
         ] {
             assert!(told.contains(&format!("{name}: ")), "lacks {name}: {told}");

@@ -1,7 +1,7 @@
 //! Keys as lines, for people and for programs.
 
 use serde_json::{Value, json};
-use vlinders_ledger::{ApiKey, Budget, KeySecret};
+use vlinders_ledger::{ApiKey, KeySecret};
 use vlinders_service_kit::rfc3339;
 
 /// A key whose secret is shown this once.
@@ -53,7 +53,6 @@ pub(super) fn all(keys: &[ApiKey], now_ms: u64, as_json: bool) -> anyhow::Result
 fn line(key: &ApiKey) -> Value {
     let rules = &key.rules;
     let limits = &rules.limits;
-    let budget = |budget: Budget| json!({"tokens": budget.tokens, "nanos": budget.nanos});
     json!({
         "id": key.id.as_str(),
         "prefix": key.prefix,
@@ -66,8 +65,8 @@ fn line(key: &ApiKey) -> Value {
         "requests_per_minute": limits.requests_per_minute,
         "tokens_per_minute": limits.tokens_per_minute,
         "concurrent_streams": limits.concurrent_streams,
-        "daily": budget(limits.daily),
-        "monthly": budget(limits.monthly),
+        "daily_tokens": limits.daily.tokens,
+        "monthly_tokens": limits.monthly.tokens,
         "created_ms": key.created_ms,
         "expires_ms": rules.expires_ms,
         "revoked_ms": key.revoked_ms,

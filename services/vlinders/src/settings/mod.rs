@@ -21,8 +21,8 @@ pub(crate) use file::{layered, origins};
 pub(crate) use model::{ModelArgs, ModelChoice};
 pub(crate) use process::{LogSettings, ProcessArgs};
 pub(crate) use roles::{
-    FrontendArgs, FrontendSettings, RateSettings, UsageRoleArgs, UsageRoleSettings, WorkerArgs,
-    WorkerSettings,
+    FrontendArgs, FrontendSettings, REQUESTS_OF_A_KEY, RateSettings, UsageRoleArgs, UsageRoleSettings,
+    WorkerArgs, WorkerSettings,
 };
 pub(crate) use stores::{DatabaseArgs, SpoolArgs, data_dir};
 pub(crate) use tokens::{TokenArgs, TokenSettings};

@@ -24,6 +24,8 @@ use crate::spool::SpoolSettings;
 const DRAIN_S: u64 = 24 * 3600;
 const CONNECTIONS: u32 = 10_000;
 const REQUESTS_PER_MINUTE: u32 = 10_000_000;
+/// What a key may send in a minute when nobody has said anything about it.
+pub(crate) const REQUESTS_OF_A_KEY: u32 = 100;
 
 /// Flags of `vlinders frontend`.
 #[derive(Args, Clone, Debug)]
@@ -51,7 +53,8 @@ pub(crate) struct FrontendArgs {
     nats: NatsArgs,
     #[command(flatten)]
     queue: QueueArgs,
-    /// Requests of one key in a minute, at all frontends together [default: no limit]
+    /// Requests in a minute of a key without a limit of its own, at all frontends together [default: 100 when keys are
+    /// required, else no limit]
     #[arg(long, env = "RATE_LIMIT_RPM", value_name = "N")]
     rate_limit_rpm: Option<Given<u32>>,
     /// Redis that counts them for all frontends, without a password: redis://user@host:6379/0 [default: each frontend
@@ -145,15 +148,16 @@ impl FrontendArgs {
             allows_anonymous: allowed == Some(true),
             knows_callers: self.database.is_given() || TokenArgs::know_callers(&tokens),
         };
+        let access = self.access.read(&surroundings, checks_of);
         let settings = FrontendSettings {
             listen,
-            access: self.access.read(&surroundings, checks_of),
+            rate: self.rate(access.requires_keys, checks_of),
+            access,
             tokens,
             database: self.database.read(checks_of),
             models: self.model.read_all(checks_of),
             nats: self.nats.read("vlinders-frontend".to_owned(), checks_of),
             queue: self.queue.read(checks_of),
-            rate: self.rate(checks_of),
             drain: Duration::from_secs(checks_of.number("drain_s", &self.drain_s, 0..=DRAIN_S)),
             spool: self.spool.read(checks_of),
             log: self.process.read(checks_of),
@@ -162,7 +166,7 @@ impl FrontendArgs {
         Ok(settings)
     }
 
-    fn rate(&self, checks: &mut Checks) -> RateSettings {
+    fn rate(&self, requires_keys: bool, checks: &mut Checks) -> RateSettings {
         checks.number(
             "redis_max_connections",
             &self.redis_max_connections,
@@ -174,6 +178,7 @@ impl FrontendArgs {
             self.rate_limit_rpm.as_ref(),
             1..=REQUESTS_PER_MINUTE,
         );
+        let per_minute = per_minute.or(requires_keys.then_some(REQUESTS_OF_A_KEY));
         let password = secret_from_environment("REDIS_PASSWORD");
         let password = checks.secret(
             "redis_password",

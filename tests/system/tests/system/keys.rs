@@ -130,10 +130,10 @@ async fn faults_are_one_line_and_a_secret_stands_alone_on_standard_output() -> C
                 "x",
                 "--scopes",
                 "root",
-                "--daily-budget",
+                "--daily-tokens",
                 "much",
             ],
-            &["--scopes", "--daily-budget"],
+            &["--scopes", "--daily-tokens"],
         ),
         (&["revoke", "key_0"], &["key_0", "keys list"]),
     ] {

@@ -9,6 +9,7 @@ mod crowd;
 mod equality;
 mod keys;
 mod ledger_cli;
+mod limits;
 mod logs;
 mod own_models;
 mod sdk;

@@ -40,6 +40,9 @@ pub enum RedisFault {
         /// Which file.
         path: PathBuf,
     },
+    /// It answers what no script of ours says.
+    #[error("redis answers something else than was asked")]
+    Foreign,
     /// The server is away, or refuses.
     #[error("redis at {address}: {reason}")]
     Server {

@@ -4,22 +4,25 @@
 //! choice: [`DuringOutage`].
 
 mod address;
-mod buckets;
+mod connection;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use ::redis::{FromRedisValue, Script, ScriptInvocation};
 use async_trait::async_trait;
 use tokio::time::{Instant, MissedTickBehavior};
 use vlinders_service_kit::{Clock, Counter, Gauge, Metrics, Stage, Tasks};
+use vlinders_types::{KeyId, RequestId};
 
 pub use self::address::{RedisAddress, RedisFault};
-use self::buckets::{Buckets, Charge, Charged};
-use super::{Admission, InProcessLimiter, Limiter, RateLimit};
+use self::connection::Connection;
+use super::account::{Standing, Verdict};
+use super::terms::{Rate, Terms};
+use super::{Admission, Cost, InProcessLimiter, Limiter, admission};
 use crate::Caller;
 use crate::gate::Gate;
-
-const MINUTE_US: i64 = 60_000_000;
 
 /// What to do with requests while Redis is away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +49,8 @@ pub struct RedisLimits {
     pub pause: Duration,
     /// How often [`RedisLimiter::watch`] looks at it.
     pub check_every: Duration,
+    /// What a frontend let in runs for so long at least in the eyes of the others; it renews that while it lives.
+    pub lease: Duration,
 }
 
 impl RedisLimits {
@@ -58,24 +63,36 @@ impl RedisLimits {
             answer_limit: Duration::from_millis(250),
             pause: Duration::from_secs(1),
             check_every: Duration::from_secs(5),
+            lease: Duration::from_secs(30),
         }
-    }
-
-    /// One request is the time in which the bucket fills by one, so that there are no fractions.
-    fn request_us(&self) -> i64 {
-        let per_minute = i64::from(self.per_minute.max(1));
-        (MINUTE_US + per_minute - 1) / per_minute
-    }
-
-    fn whole_us(&self) -> i64 {
-        self.request_us() * i64::from(self.per_minute)
     }
 }
 
-/// One token bucket for each key, in Redis. A bucket holds one minute's requests and fills evenly.
+struct Scripts {
+    admit: Script,
+    settle: Script,
+    renew: Script,
+    check: Script,
+}
+
+impl Scripts {
+    fn new() -> Self {
+        Self {
+            admit: Script::new(include_str!("admit.lua")),
+            settle: Script::new(include_str!("settle.lua")),
+            renew: Script::new(include_str!("renew.lua")),
+            check: Script::new("redis.call('SET', KEYS[1], ARGV[1], 'PX', 1) return 1"),
+        }
+    }
+}
+
+/// One account for each key, in Redis.
 pub struct RedisLimiter {
     limits: RedisLimits,
-    buckets: Buckets,
+    connection: Connection,
+    scripts: Scripts,
+    /// Requests let in by this process that still run, and whose.
+    running: Mutex<HashMap<RequestId, KeyId>>,
     gate: Gate,
     local: InProcessLimiter,
     without: Counter,
@@ -101,7 +118,9 @@ impl RedisLimiter {
         };
         Ok(Self {
             limits,
-            buckets: Buckets::new(address, limits.answer_limit)?,
+            connection: Connection::new(address, limits.answer_limit)?,
+            scripts: Scripts::new(),
+            running: Mutex::default(),
             gate: Gate::new(limits.pause),
             local,
             without: metrics.counter(
@@ -118,12 +137,8 @@ impl RedisLimiter {
     /// # Errors
     /// When the server is away or refuses the write. Requests are then limited as in an outage.
     pub async fn check(&self) -> Result<(), RedisFault> {
-        let charge = Charge {
-            cost_us: 1,
-            whole_us: 1,
-            must_fit: false,
-        };
-        self.charge("vl:limit:check", charge).await.map(|_| ())
+        let mut script = self.scripts.check.key("vl:limit:check");
+        self.run::<i64>(script.arg(1)).await.map(|_| ())
     }
 
     /// Checks now and then until the tasks stop: `vlinders_limiter_up` is true also when nobody asks for admission, and no
@@ -141,13 +156,31 @@ impl RedisLimiter {
                 }
                 // The log and the metric have it already.
                 let _checked = limiter.check().await;
+                limiter.renew().await;
             }
         });
     }
 
-    async fn charge(&self, bucket: &str, charge: Charge) -> Result<Charged, RedisFault> {
-        let charged = self.buckets.charge(bucket, charge).await;
-        match &charged {
+    /// Makes the leases of what runs here longer.
+    async fn renew(&self) {
+        let mut by_key: HashMap<KeyId, Vec<RequestId>> = HashMap::new();
+        for (request, key) in self.running().iter() {
+            by_key.entry(key.clone()).or_default().push(*request);
+        }
+        for (key, requests) in by_key {
+            let mut script = self.scripts.renew.key(running_key(&key));
+            script.arg(self.limits.lease.as_micros());
+            for request in requests {
+                script.arg(request.to_string());
+            }
+            // A server that is away loses nothing by it that it has not lost.
+            let _renewed = self.run::<i64>(&script).await;
+        }
+    }
+
+    async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, RedisFault> {
+        let answer = self.connection.run(script).await;
+        match &answer {
             Ok(_) => {
                 self.is_up.set(1.0);
                 if self.gate.answered() {
@@ -161,31 +194,76 @@ impl RedisLimiter {
                 }
             }
         }
-        charged
+        answer
     }
 
-    fn admission(&self, charged: Charged) -> Admission {
-        let (request_us, whole_us) = (self.limits.request_us(), self.limits.whole_us());
-        let used = (charged.missing_us + request_us - 1) / request_us;
-        let per_minute = self.limits.per_minute;
-        let limit = RateLimit {
-            limit_requests: per_minute,
-            remaining_requests: per_minute.saturating_sub(u32::try_from(used).unwrap_or(per_minute)),
-            reset: microseconds(charged.missing_us),
+    /// How the account stands after the request, and the server's time.
+    async fn ask(
+        &self,
+        key: &KeyId,
+        terms: &Terms,
+        request: RequestId,
+    ) -> Result<(Standing, i64), RedisFault> {
+        let lease_us = if terms.are_settled() {
+            self.limits.lease.as_micros()
+        } else {
+            0
         };
-        if charged.is_charged {
-            return Admission::Admitted(Some(limit));
+        let mut script = self.scripts.admit.key(account_key(key, "requests"));
+        script.key(account_key(key, "tokens")).key(running_key(key));
+        let rate = |rate: Option<Rate>| rate.map_or((0, 0), |rate| (rate.charge_us, rate.whole_us));
+        let (requests, tokens) = (rate(terms.requests), rate(terms.tokens));
+        script.arg(request.to_string()).arg(lease_us);
+        script.arg(requests.0).arg(requests.1).arg(tokens.0).arg(tokens.1);
+        script
+            .arg(terms.streams.map_or(-1, i64::from))
+            .arg(terms.reserved);
+        for budget in &terms.budgets {
+            script.key(account_key(key, &budget.period));
+            script.arg(budget.limit).arg(budget.ends_s);
         }
-        Admission::Refused {
-            limit,
-            retry_after: microseconds(charged.missing_us + request_us - whole_us),
-        }
+        let answer: Vec<i64> = self.run(&script).await?;
+        let [
+            verdict,
+            requests_missing_us,
+            tokens_missing_us,
+            _running,
+            now_us,
+            used @ ..,
+        ] = answer.as_slice()
+        else {
+            return Err(RedisFault::Foreign);
+        };
+        let verdict = match (*verdict, usize::try_from(*verdict)) {
+            (0, _) => Verdict::Admitted,
+            (1, _) => Verdict::Requests,
+            (2, _) => Verdict::Tokens,
+            (3, _) => Verdict::Streams,
+            (_, Ok(number)) if number - 4 < used.len() => Verdict::Budget(number - 4),
+            _ => return Err(RedisFault::Foreign),
+        };
+        let standing = Standing {
+            verdict,
+            requests_missing_us: *requests_missing_us,
+            tokens_missing_us: *tokens_missing_us,
+            used: used.iter().map(|used| used.unsigned_abs()).collect(),
+        };
+        Ok((standing, *now_us))
     }
 
-    async fn admit_without(&self, caller: &Caller) -> Admission {
+    fn terms(&self, caller: &Caller, cost: &Cost) -> Terms {
+        let per_minute = Some(self.limits.per_minute);
+        Terms::of(&caller.limits, per_minute, cost)
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<RequestId, KeyId>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn admit_without(&self, caller: &Caller, cost: &Cost) -> Admission {
         self.without.inc();
         match self.limits.during_outage {
-            DuringOutage::LimitLocally { .. } => self.local.admit(caller).await,
+            DuringOutage::LimitLocally { .. } => self.local.admit(caller, cost).await,
             DuringOutage::Refuse => Admission::Unavailable {
                 retry_after: self.limits.pause,
             },
@@ -193,26 +271,55 @@ impl RedisLimiter {
     }
 }
 
-fn microseconds(count: i64) -> Duration {
-    Duration::from_micros(u64::try_from(count).unwrap_or(0))
+/// What stands in braces decides where a cluster keeps it: everything of a key is together.
+fn account_key(key: &KeyId, what: &str) -> String {
+    format!("vl:limit:{{{key}}}:{what}")
+}
+
+fn running_key(key: &KeyId) -> String {
+    account_key(key, "running")
 }
 
 #[async_trait]
 impl Limiter for RedisLimiter {
-    async fn admit(&self, caller: &Caller) -> Admission {
+    async fn admit(&self, caller: &Caller, cost: &Cost) -> Admission {
+        let terms = self.terms(caller, cost);
+        if let Some(verdict) = terms.shut() {
+            return admission(&terms, &Standing::shut(verdict), 0);
+        }
         if !self.gate.lets_ask(Instant::now()) {
-            return self.admit_without(caller).await;
+            return self.admit_without(caller, cost).await;
         }
-        let charge = Charge {
-            cost_us: self.limits.request_us(),
-            whole_us: self.limits.whole_us(),
-            must_fit: true,
-        };
-        // What stands in braces decides where a cluster keeps it: all buckets of a key are together.
-        let bucket = format!("vl:limit:{{{}}}:requests", caller.key);
-        match self.charge(&bucket, charge).await {
-            Ok(charged) => self.admission(charged),
-            Err(_) => self.admit_without(caller).await,
+        match self.ask(&caller.key, &terms, cost.request).await {
+            Ok((standing, now_us)) => {
+                if standing.verdict == Verdict::Admitted && terms.are_settled() {
+                    self.running().insert(cost.request, caller.key.clone());
+                }
+                admission(&terms, &standing, now_us)
+            }
+            Err(_) => self.admit_without(caller, cost).await,
         }
+    }
+
+    async fn settle(&self, caller: &Caller, cost: &Cost, used: u64) -> bool {
+        let terms = self.terms(caller, cost);
+        if !terms.are_settled() || self.local.settle_here(caller, cost, used) {
+            return true;
+        }
+        self.running().remove(&cost.request);
+        if !self.gate.lets_ask(Instant::now()) {
+            return false;
+        }
+        let key = &caller.key;
+        let mut script = self.scripts.settle.key(account_key(key, "tokens"));
+        script.key(running_key(key));
+        script.arg(cost.request.to_string()).arg(terms.owed_us(used));
+        script.arg(terms.tokens.map_or(0, |rate| rate.whole_us));
+        script.arg(terms.owed_tokens(used));
+        for budget in &terms.budgets {
+            script.key(account_key(key, &budget.period));
+            script.arg(budget.ends_s);
+        }
+        matches!(self.run::<i64>(&script).await, Ok(1))
     }
 }

@@ -1,48 +1,28 @@
-//! Buckets in Redis: the script and its connection.
+//! The connection to Redis, and what is said over it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{AsyncConnectionConfig, Client, RedisError, RedisResult, Script};
+use ::redis::{AsyncConnectionConfig, Client, FromRedisValue, RedisError, RedisResult, ScriptInvocation};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::{RedisAddress, RedisFault};
 
-/// What to take from a bucket, in microseconds of its filling.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Charge {
-    /// Below zero it gives back.
-    pub(super) cost_us: i64,
-    /// What a full bucket holds.
-    pub(super) whole_us: i64,
-    /// Take nothing when the bucket does not hold it. A settlement is charged in any case.
-    pub(super) must_fit: bool,
-}
-
-/// A bucket after a charge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Charged {
-    pub(super) is_charged: bool,
-    /// Microseconds until it is full.
-    pub(super) missing_us: i64,
-}
-
 /// One connection at a time, shared by all requests and made when it is first needed.
-pub(super) struct Buckets {
+pub(super) struct Connection {
     client: Client,
     place: String,
     limit: Duration,
-    script: Script,
     /// With the count of connections before it.
     connection: Mutex<(u64, Option<MultiplexedConnection>)>,
     /// Whoever has the permit connects; the others wait and use what it made.
     connecting: Semaphore,
 }
 
-impl Buckets {
-    /// `limit` is how long one charge may take.
+impl Connection {
+    /// `limit` is how long one call may take.
     pub(super) fn new(address: &RedisAddress, limit: Duration) -> Result<Self, RedisFault> {
         let place = address.place();
         let client = Client::open(address.info().clone()).map_err(|error| server_fault(&place, &error))?;
@@ -50,15 +30,18 @@ impl Buckets {
             client,
             place,
             limit,
-            script: Script::new(include_str!("bucket.lua")),
             connection: Mutex::default(),
             connecting: Semaphore::new(1),
         })
     }
 
-    pub(super) async fn charge(&self, bucket: &str, charge: Charge) -> Result<Charged, RedisFault> {
-        match timeout(self.limit, self.try_charge(bucket, charge)).await {
-            Ok(charged) => charged.map_err(|error| server_fault(&self.place, &error)),
+    /// Runs a script. One round trip, but for the first time that a server sees it.
+    pub(super) async fn run<T: FromRedisValue>(
+        &self,
+        script: &ScriptInvocation<'_>,
+    ) -> Result<T, RedisFault> {
+        match timeout(self.limit, self.try_run(script)).await {
+            Ok(answer) => answer.map_err(|error| server_fault(&self.place, &error)),
             Err(_) => {
                 // Perhaps it leads nowhere any more.
                 self.forget(self.current().0);
@@ -70,10 +53,10 @@ impl Buckets {
         }
     }
 
-    async fn try_charge(&self, bucket: &str, charge: Charge) -> RedisResult<Charged> {
-        if let (age, Some(connection)) = self.current() {
-            match self.run(connection, bucket, charge).await {
-                Ok(charged) => return Ok(charged),
+    async fn try_run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> RedisResult<T> {
+        if let (age, Some(mut connection)) = self.current() {
+            match script.invoke_async(&mut connection).await {
+                Ok(answer) => return Ok(answer),
                 Err(error) => {
                     // A server that became a replica, or a stranger, is better left too.
                     self.forget(age);
@@ -84,30 +67,12 @@ impl Buckets {
                 }
             }
         }
-        let (age, connection) = self.connect().await?;
-        let charged = self.run(connection, bucket, charge).await;
-        if charged.is_err() {
+        let (age, mut connection) = self.connect().await?;
+        let answer = script.invoke_async(&mut connection).await;
+        if answer.is_err() {
             self.forget(age);
         }
-        charged
-    }
-
-    async fn run(
-        &self,
-        mut connection: MultiplexedConnection,
-        bucket: &str,
-        charge: Charge,
-    ) -> RedisResult<Charged> {
-        let mut script = self.script.key(bucket);
-        script
-            .arg(charge.cost_us)
-            .arg(charge.whole_us)
-            .arg(u8::from(charge.must_fit));
-        let (is_charged, missing_us): (bool, i64) = script.invoke_async(&mut connection).await?;
-        Ok(Charged {
-            is_charged,
-            missing_us,
-        })
+        answer
     }
 
     async fn connect(&self) -> RedisResult<(u64, MultiplexedConnection)> {
