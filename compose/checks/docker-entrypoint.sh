@@ -10,4 +10,8 @@ if [ "$1" = postgres ] && [ ! -s "$PGDATA/PG_VERSION" ]; then
     PGPASSWORD=$(cat "$POSTGRES_PASSWORD_FILE") createdb -h /tmp -U "$POSTGRES_USER" "$POSTGRES_DB"
     pg_ctl -D "$PGDATA" -m fast -w stop >/dev/null
 fi
+if [ "$1" = postgres ]; then
+    # Under podman the folder for sockets is not this user's.
+    set -- "$@" -c unix_socket_directories=/tmp
+fi
 exec "$@"

@@ -11,8 +11,8 @@ import yaml
 
 # Made by make-secrets or by cert-manager; never in this folder.
 SECRETS = {
-    "vlinders-platform": {"vlinders-secrets", "nats-auth", "redis-auth", "model-source", "vlinders-tls", "postgres-owner"},
-    "vlinders-inference": {"vlinders-secrets", "model-source", "model-registry-credentials"},
+    "vlinders-platform": {"vlinders-secrets", "nats-auth", "redis-auth", "model-source", "vlinders-tls", "postgres-owner", "nats-server-tls", "nats-client-tls"},
+    "vlinders-inference": {"vlinders-secrets", "model-source", "model-registry-credentials", "nats-client-tls"},
     "vlinders-monitoring": {"grafana", "alertmanager", "prometheus-adapter-tls"},
     "vlinders-node-agents": {"elasticsearch"},
     "kube-system": set(),
@@ -73,7 +73,7 @@ class Overlay:
             wanted = levels.get(each["metadata"]["name"])
             if wanted and level != wanted:
                 self.fault(each, f"is {level}, not {wanted}")
-        known = {each["metadata"]["name"] for each in self.all("Namespace")} | {"kube-system", ""}
+        known = {each["metadata"]["name"] for each in self.all("Namespace")} | {"kube-system", "cert-manager", ""}
         for each in self.objects:
             if each["metadata"].get("namespace", "") not in known:
                 self.fault(each, "is in a namespace nobody makes")

@@ -1,0 +1,115 @@
+"""The NATS configuration of components/tls with real certificates, a real server and our processes: tls.py SCRATCH_FOLDER"""
+
+import re
+import socket
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+
+import live
+from live import OPS_ENV, ROOT, World, ask, free_port, get, wait_for
+
+
+def same_but_for_tls() -> str:
+    """The base's file and the component's say the same in everything else."""
+    with_tls = (ROOT / "deploy/components/tls/nats.conf").read_text()
+    plain = (ROOT / "deploy/base/nats/nats.conf").read_text()
+
+    def settings(text):
+        text = re.sub(r"tls \{[^}]*\}", "", text)
+        return [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
+
+    assert settings(with_tls) == settings(plain), "components/tls/nats.conf has drifted from base/nats/nats.conf"
+    return "the base's settings of NATS, and TLS"
+
+
+def certificates(folder: Path) -> None:
+    """An authority, a certificate of a server at 127.0.0.1 and one of a client."""
+    def run(*words):
+        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
+
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    run("req", "-x509", *key, "-days", "2", "-subj", "/CN=inside", "-keyout", "ca.key", "-out", "ca.crt")
+    for name, usage, alternative in (
+        ("server", "serverAuth,clientAuth", "IP:127.0.0.1,DNS:nats.vlinders-platform.svc"),
+        ("client", "clientAuth", "DNS:client"),
+    ):
+        (folder / f"{name}.ext").write_text(f"subjectAltName={alternative}\nextendedKeyUsage={usage}\n")
+        run("req", "-new", *key, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
+        run("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
+            "-extfile", f"{name}.ext", "-out", f"{name}.crt")
+
+
+def server(world: World, tls: Path) -> int:
+    """A single server with the deployed file: other ports, other folders, no neighbours."""
+    text = (ROOT / "deploy/components/tls/nats.conf").read_text()
+    port, monitor = free_port(), free_port()
+    text = re.sub(r"cluster \{.*?\n\}\n", "", text, flags=re.DOTALL)
+    for old, new in (
+        ("0.0.0.0:4222", f"127.0.0.1:{port}"),
+        ("0.0.0.0:8222", f"127.0.0.1:{monitor}"),
+        ("/run/nats/nats.pid", f"{world.folder}/nats.pid"),
+        ("/data", f"{world.folder}/nats-data"),
+        ("/etc/nats/tls/tls.", f"{tls}/server."),
+        ("/etc/nats/tls/", f"{tls}/"),
+    ):
+        assert old in text, f"nats.conf has no {old} any more"
+        text = text.replace(old, new)
+    (world.folder / "auth").mkdir()
+    (world.folder / "auth/users.conf").write_text('authorization { users: [{user: vlinders, password: "word"}] }\n')
+    (world.folder / "nats.conf").write_text(text)
+    world.start("nats", [OPS_ENV / "python/bin/nats-server", "-c", world.folder / "nats.conf"], {"POD_NAME": "nats-0"})
+    wait_for("nats", lambda: get(f"http://127.0.0.1:{monitor}/healthz")[0] == 200)
+    return port
+
+
+def stranger_is_refused(port: int, tls: Path) -> str:
+    """Somebody without a certificate of ours reads the greeting and gets no further."""
+    context = ssl.create_default_context(cafile=tls / "ca.crt")
+    with socket.create_connection(("127.0.0.1", port), 5) as raw:
+        raw.recv(4096)
+        try:
+            with context.wrap_socket(raw, server_hostname="127.0.0.1") as sock:
+                sock.settimeout(5)
+                sock.sendall(b"CONNECT {}\r\nPING\r\n")
+                told = sock.recv(100)
+                assert not told, told
+        except (ssl.SSLError, ConnectionError):
+            pass
+    return "nobody gets in without a certificate"
+
+
+def main() -> int:
+    with World(Path(sys.argv[1])) as world:
+        print(f"  {same_but_for_tls()}")
+        tls = world.folder / "tls"
+        tls.mkdir()
+        certificates(tls)
+        port = server(world, tls)
+        print(f"  {stranger_is_refused(port, tls)}")
+        (world.folder / "password").write_text("word\n")
+        world.nats_url = f"tls://127.0.0.1:{port}"
+        common = {
+            "NATS_USER": "vlinders",
+            "NATS_PASSWORD_FILE": str(world.folder / "password"),
+            "NATS_CA_FILE": str(tls / "ca.crt"),
+            "NATS_CERT_FILE": str(tls / "client.crt"),
+            "NATS_KEY_FILE": str(tls / "client.key"),
+        }
+        for role in ("prefill", "decode"):
+            world.worker(role, role, KV_TRANSPORTS="tcp", **common)
+        _, frontend = world.frontend("frontend", **common)
+        wait_for("the frontend", lambda: get(f"http://127.0.0.1:{frontend}/ready")[0] == 200)
+        status, text = ask(frontend, {"model": "vlinders-demo", "prompt": "hi", "max_tokens": 3})
+        assert status == 200, text
+        without = {name: value for name, value in common.items() if not name.startswith(("NATS_CERT", "NATS_KEY"))}
+        stranger, _ = world.worker("prefill", "stranger", START_LIMIT_S="3", **without)
+        wait_for("a worker without a certificate to give up", lambda: stranger.child.poll() is not None)
+        assert stranger.child.returncode != 0, stranger.said()
+        print("  frontend, prefill and decode serve a request over tls:// with certificates on both sides; one without gives up")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
