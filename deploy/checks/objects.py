@@ -11,7 +11,8 @@ import yaml
 
 # Made by make-secrets or by cert-manager; never in this folder.
 SECRETS = {
-    "vlinders-platform": {"vlinders-secrets", "nats-auth", "redis-auth", "model-source", "vlinders-tls", "postgres-owner", "nats-server-tls", "nats-client-tls"},
+    "vlinders-platform": {"vlinders-secrets", "nats-auth", "redis-auth", "model-source", "vlinders-tls", "postgres-owner", "nats-server-tls", "nats-client-tls",
+                         "redis-server-tls", "postgres-server-tls"},
     "vlinders-inference": {"vlinders-secrets", "model-source", "model-registry-credentials", "nats-client-tls"},
     "vlinders-monitoring": {"grafana", "alertmanager", "prometheus-adapter-tls"},
     "vlinders-node-agents": {"elasticsearch"},

@@ -1,6 +1,7 @@
-"""The NATS configuration of components/tls with real certificates, a real server and our processes: tls.py SCRATCH_FOLDER"""
+"""The settings of components/tls with real certificates, real servers and our processes: tls.py SCRATCH_FOLDER"""
 
 import re
+import shutil
 import socket
 import ssl
 import subprocess
@@ -13,15 +14,16 @@ from live import OPS_ENV, ROOT, World, ask, free_port, get, wait_for
 
 def same_but_for_tls() -> str:
     """The base's file and the component's say the same in everything else."""
-    with_tls = (ROOT / "deploy/components/tls/nats.conf").read_text()
-    plain = (ROOT / "deploy/base/nats/nats.conf").read_text()
-
     def settings(text):
         text = re.sub(r"tls \{[^}]*\}", "", text)
-        return [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
+        lines = [line.strip() for line in text.splitlines()]
+        return [line for line in lines if line and not line.startswith(("#", "tls-", "port 0"))]
 
-    assert settings(with_tls) == settings(plain), "components/tls/nats.conf has drifted from base/nats/nats.conf"
-    return "the base's settings of NATS, and TLS"
+    for name in ("nats", "redis"):
+        with_tls = (ROOT / f"deploy/components/tls/{name}.conf").read_text()
+        plain = (ROOT / f"deploy/base/{name}/{name}.conf").read_text()
+        assert settings(with_tls) == settings(plain), f"components/tls/{name}.conf has drifted from base/{name}/{name}.conf"
+    return "the base's settings of NATS and Redis, and TLS"
 
 
 def certificates(folder: Path) -> None:
@@ -64,6 +66,45 @@ def server(world: World, tls: Path) -> int:
     return port
 
 
+def redis(world: World, tls: Path) -> int:
+    port = free_port()
+    text = (ROOT / "deploy/components/tls/redis.conf").read_text()
+    (world.folder / "redis-data").mkdir()
+    (world.folder / "auth.conf").write_text("requirepass word\n")
+    for old, new in (
+        ("tls-port 6379", f"tls-port {port}"),
+        ("bind * -::*", "bind 127.0.0.1"),
+        ("dir /data", f"dir {world.folder}/redis-data"),
+        ("/etc/redis-tls/tls.", f"{tls}/server."),
+        ("/etc/redis-tls/", f"{tls}/"),
+        ("/etc/redis-auth/", f"{world.folder}/"),
+    ):
+        assert old in text, f"redis.conf has no {old} any more"
+        text = text.replace(old, new)
+    (world.folder / "redis.conf").write_text(text)
+    world.start("redis", ["redis-server", world.folder / "redis.conf"])
+    asked = ["redis-cli", "-p", str(port), "--tls", "--cacert", str(tls / "ca.crt"), "-a", "word", "--no-auth-warning"]
+    answer = lambda: subprocess.run([*asked, "-e", "set", "vl:probe", "1", "EX", "60"], capture_output=True, text=True).stdout
+    wait_for("redis", lambda: answer().strip() == "OK")
+    return port
+
+
+def postgres(world: World, tls: Path):
+    """Wants a key that nobody else may read."""
+    server = world.postgres(options=())
+    for name in ("server.crt", "server.key"):
+        copy = server.home / name
+        copy.write_bytes((tls / name).read_bytes())
+        copy.chmod(0o600)
+        if server.user:
+            shutil.chown(copy, server.user, server.user)
+    server.end()
+    server.options = ("ssl=on", f"ssl_cert_file={server.home}/server.crt", f"ssl_key_file={server.home}/server.key")
+    server.start()
+    server.sql("CREATE DATABASE vlinders", database="postgres")
+    return server
+
+
 def stranger_is_refused(port: int, tls: Path) -> str:
     """Somebody without a certificate of ours reads the greeting and gets no further."""
     context = ssl.create_default_context(cafile=tls / "ca.crt")
@@ -99,10 +140,36 @@ def main() -> int:
         }
         for role in ("prefill", "decode"):
             world.worker(role, role, KV_TRANSPORTS="tcp", **common)
-        _, frontend = world.frontend("frontend", **common)
+        database = postgres(world, tls)
+        ledger = {
+            "DATABASE_URL": f"{database.url('vlinders')}?sslmode=verify-full",
+            "DATABASE_CA_FILE": str(tls / "ca.crt"),
+        }
+        limits = {
+            "REDIS_URL": f"rediss://127.0.0.1:{redis(world, tls)}/0",
+            "REDIS_CA_FILE": str(tls / "ca.crt"),
+            "REDIS_PASSWORD_FILE": str(world.folder / "password"),
+            "RATE_LIMIT_RPM": "1000",
+        }
+        world.worker("usage", "usage", **common, **ledger)
+        _, frontend = world.frontend("frontend", **common, **ledger, **limits)
         wait_for("the frontend", lambda: get(f"http://127.0.0.1:{frontend}/ready")[0] == 200)
         status, text = ask(frontend, {"model": "vlinders-demo", "prompt": "hi", "max_tokens": 3})
         assert status == 200, text
+        metrics = lambda: get(f"http://127.0.0.1:{frontend}/metrics")[1]
+        wait_for("the limiter", lambda: re.search(r"vlinders_limiter_up(\{\})? 1", metrics()))
+        wait_for("the bill", lambda: database.sql("SELECT count(*) FROM usage") == "1")
+        encrypted = database.sql("SELECT count(*) FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid) WHERE s.ssl AND a.datname = 'vlinders'")
+        assert int(encrypted) >= 1, encrypted
+        # An authority that is not ours: the server is not believed.
+        (tls / "other").mkdir()
+        certificates(tls / "other")
+        believing, _ = world.worker(
+            "usage", "usage-elsewhere", **common, **(ledger | {"DATABASE_CA_FILE": str(tls / "other/ca.crt")}), START_LIMIT_S="3"
+        )
+        wait_for("a usage service that does not believe the server to give up", lambda: believing.child.poll() is not None)
+        assert believing.child.returncode != 0, believing.said()
+        print("  usage and frontend over verify-full and rediss://: the bill is in Postgres, the limiter takes writes; another authority is refused")
         without = {name: value for name, value in common.items() if not name.startswith(("NATS_CERT", "NATS_KEY"))}
         stranger, _ = world.worker("prefill", "stranger", START_LIMIT_S="3", **without)
         wait_for("a worker without a certificate to give up", lambda: stranger.child.poll() is not None)
