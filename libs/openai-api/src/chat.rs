@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use crate::names::{self, Endpoint};
 use crate::raw::{RawRequest, count_in, label};
 use crate::values::Logprobs;
-use crate::{ApiError, LIMITS, Message, Options, UnknownFields, json, options};
+use crate::{ApiError, LIMITS, Message, Options, Tools, UnknownFields, json, options, tools};
 
 /// Names that `chat_template_kwargs` may hold. A template's other variables are ours to set.
 const TEMPLATE_ARGUMENTS: &[&str] = &["enable_thinking", "thinking", "thinking_budget", "date_string"];
@@ -21,10 +21,34 @@ pub struct ChatRequest {
     pub add_generation_prompt: bool,
     /// Leave the last message open, so that the model goes on with it.
     pub continue_final_message: bool,
+    /// Functions the model may call.
+    pub tools: Option<Tools>,
+    /// Whether the model thinks before it answers, and whether that is told.
+    pub reasoning: ReasoningWish,
     /// Variables for the template, from a list of allowed ones.
     pub template_arguments: Map<String, Value>,
     /// Everything else.
     pub options: Options,
+}
+
+/// How much a model may be asked to think.
+pub(crate) const REASONING_EFFORTS: [&str; 6] = ["none", "minimal", "low", "medium", "high", "xhigh"];
+
+/// What a client wants of a model's reasoning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReasoningWish {
+    /// How much of it: `none`, `minimal`, `low`, `medium`, `high` or `xhigh`.
+    pub effort: Option<&'static str>,
+    /// Whether it is part of the answer. Its tokens count anyway.
+    pub is_told: bool,
+}
+
+impl ReasoningWish {
+    /// Whether the model shall think at all; none leaves it to the model's template.
+    #[must_use]
+    pub fn wants_thought(&self) -> Option<bool> {
+        self.effort.map(|effort| !matches!(effort, "none" | "minimal"))
+    }
 }
 
 /// Reads and checks a body.
@@ -53,12 +77,31 @@ pub(crate) fn from_raw(mut raw: RawRequest) -> Result<ChatRequest, ApiError> {
         return Err(ApiError::invalid("continue_final_message", text));
     }
     Ok(ChatRequest {
+        tools: tools::read(&mut raw)?,
+        reasoning: reasoning(&mut raw)?,
         model,
         messages,
         add_generation_prompt,
         continue_final_message,
         template_arguments: template_arguments(raw.chat_template_kwargs.take().unwrap_or_default())?,
         options,
+    })
+}
+
+fn reasoning(raw: &mut RawRequest) -> Result<ReasoningWish, ApiError> {
+    let effort = match raw.reasoning_effort.take() {
+        None => None,
+        Some(asked) => match REASONING_EFFORTS.into_iter().find(|known| *known == asked) {
+            Some(effort) => Some(effort),
+            None => {
+                let text = format!("must be one of {}", REASONING_EFFORTS.join(", "));
+                return Err(ApiError::invalid("reasoning_effort", text));
+            }
+        },
+    };
+    Ok(ReasoningWish {
+        effort,
+        is_told: raw.include_reasoning.unwrap_or(true),
     })
 }
 

@@ -25,9 +25,10 @@ mod responses;
 mod shape;
 mod tokens;
 mod told;
+mod tools;
 mod values;
 
-pub use chat::{ChatRequest, parse_chat};
+pub use chat::{ChatRequest, ReasoningWish, parse_chat};
 pub use chat_answer::{
     AssistantMessage, ChatAnswer, ChatChoice, ChatChunk, ChatChunkChoice, Delta, ToolCall, ToolCallDelta,
 };
@@ -40,7 +41,7 @@ pub use messages::{MessagesRequest, MessagesUse, MessagesWriter, messages_error,
 pub use models::{ModelList, ModelObject};
 pub use names::UnknownFields;
 pub use openapi::openapi;
-pub use options::{Choices, Options};
+pub use options::{Choices, Options, Truncation};
 pub use prompt::Prompt;
 pub use prompt_logprobs::{PromptLogprobs, PromptToken};
 pub use response::{CompletionAnswer, CompletionChoice, Envelope, FinishWord, Usage};
@@ -53,3 +54,4 @@ pub use told::{
     Retelling, ToldAnswer, ToldCall, ToldChoice, ToldChunk, ToldCompletionDetails, ToldEnd, ToldError,
     ToldFinish, ToldFunction, ToldMessage, ToldNews, ToldPromptDetails, ToldUsage, in_own_names,
 };
+pub use tools::{Tool, ToolChoice, Tools};

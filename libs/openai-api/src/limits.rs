@@ -33,6 +33,14 @@ pub struct Limits {
     pub content_parts: usize,
     /// Calls in one assistant message.
     pub tool_calls: usize,
+    /// Functions on offer.
+    pub tools: usize,
+    /// Bytes of a function's name.
+    pub tool_name_bytes: usize,
+    /// Bytes of all functions' definitions together.
+    pub tools_bytes: usize,
+    /// Lists and objects inside one another in a schema.
+    pub schema_depth: usize,
     /// Tokens of a prompt given as token ids; the model's context is usually far smaller.
     pub prompt_tokens: usize,
     /// Bytes of names and labels: model, message name, tool call id, user, cache salt, metadata values.
@@ -51,6 +59,8 @@ pub struct Limits {
     pub max_tokens: WholeRange,
     /// Tokens before which nothing ends the answer.
     pub min_tokens: WholeRange,
+    /// Tokens of the prompt to keep; -1 keeps what fits.
+    pub truncation: WholeRange,
     /// Stop strings.
     pub stop_strings: usize,
     /// Bytes of one stop string.
@@ -95,6 +105,10 @@ pub const LIMITS: Limits = Limits {
     messages: 4096,
     content_parts: 1024,
     tool_calls: 128,
+    tools: 128,
+    tool_name_bytes: 64,
+    tools_bytes: 64 * 1024,
+    schema_depth: 32,
     prompt_tokens: 1 << 20,
     name_bytes: 256,
     metadata_entries: 16,
@@ -104,6 +118,10 @@ pub const LIMITS: Limits = Limits {
     answers: 128,
     max_tokens: WholeRange { min: 1, max: 1 << 20 },
     min_tokens: WholeRange { min: 0, max: 1 << 20 },
+    truncation: WholeRange {
+        min: -1,
+        max: 1 << 20,
+    },
     stop_strings: 4,
     stop_bytes: 256,
     stop_token_ids: 64,

@@ -79,11 +79,11 @@ const PARAMETERS: &[(&str, Standing, Standing)] = &[
     // The prompt.
     ("echo", FALSE, W), ("add_generation_prompt", W, E), ("continue_final_message", W, E),
     ("chat_template_kwargs", W, E), ("chat_template", NULL, NULL), ("suffix", E, NULL),
-    ("truncate_prompt_tokens", NULL, NULL), ("add_special_tokens", NULL, N(Harmless::Bool(true))),
+    ("truncate_prompt_tokens", W, W), ("add_special_tokens", W, W),
     ("documents", LIST, LIST), ("prompt_logprobs", W, W), ("mm_processor_kwargs", NULL, NULL),
     // Constraints and tools.
-    ("tools", LIST, LIST), ("functions", LIST, LIST), ("function_call", N(Harmless::Text("none")), NULL),
-    ("tool_choice", N(Harmless::Text("none")), NULL), ("parallel_tool_calls", W, E),
+    ("tools", W, LIST), ("functions", LIST, LIST), ("function_call", N(Harmless::Text("none")), NULL),
+    ("tool_choice", W, NULL), ("parallel_tool_calls", W, E),
     ("response_format", N(Harmless::Kind("text")), N(Harmless::Kind("text"))),
     ("structured_outputs", NULL, NULL), ("guided_json", NULL, NULL), ("guided_regex", NULL, NULL),
     ("guided_choice", NULL, NULL), ("guided_grammar", NULL, NULL), ("guided_decoding_backend", NULL, NULL),
@@ -91,15 +91,15 @@ const PARAMETERS: &[(&str, Standing, Standing)] = &[
     ("logits_processors", LIST, LIST), ("json_schema", NULL, NULL), ("grammar", NULL, NULL),
     ("regex", NULL, NULL), ("ebnf", NULL, NULL),
     // Reasoning, sound, pictures, the web.
-    ("reasoning_effort", NULL, NULL), ("reasoning", NULL, NULL), ("include_reasoning", NULL, NULL),
-    ("thinking", NULL, NULL), ("verbosity", NULL, NULL), ("audio", NULL, NULL), ("modalities", NULL, NULL),
+    ("reasoning_effort", W, NULL), ("reasoning", NULL, NULL), ("include_reasoning", W, NULL),
+    ("thinking", NULL, NULL), ("verbosity", N(Harmless::Text("medium")), NULL), ("audio", NULL, NULL), ("modalities", NULL, NULL),
     ("prediction", NULL, NULL), ("web_search_options", NULL, NULL), ("prompt_cache_retention", NULL, NULL),
     ("moderation", NULL, NULL),
     // Other ways to search and to print.
     ("use_beam_search", FALSE, FALSE), ("length_penalty", NULL, NULL), ("early_stopping", FALSE, FALSE),
-    ("skip_special_tokens", N(Harmless::Bool(true)), N(Harmless::Bool(true))),
+    ("skip_special_tokens", W, W),
     ("spaces_between_special_tokens", N(Harmless::Bool(true)), N(Harmless::Bool(true))),
-    ("include_stop_str_in_output", FALSE, FALSE), ("return_token_ids", FALSE, FALSE),
+    ("include_stop_str_in_output", W, W), ("return_token_ids", FALSE, FALSE),
     ("return_tokens_as_token_ids", FALSE, FALSE), ("typical_p", NULL, NULL), ("mirostat", NULL, NULL),
     ("kv_transfer_params", NULL, NULL), ("request_id", NULL, NULL), ("lora_path", NULL, NULL),
 ];
@@ -107,7 +107,7 @@ const PARAMETERS: &[(&str, Standing, Standing)] = &[
 #[rustfmt::skip]
 const TOKENIZE: &[Row] = &[
     ("model", W), ("prompt", W), ("messages", W), ("add_special_tokens", W), ("return_token_strs", W),
-    ("add_generation_prompt", W), ("continue_final_message", W), ("chat_template_kwargs", W), ("tools", LIST),
+    ("add_generation_prompt", W), ("continue_final_message", W), ("chat_template_kwargs", W), ("tools", W),
     ("chat_template", NULL), ("mm_processor_kwargs", NULL),
 ];
 
@@ -346,12 +346,12 @@ mod tests {
     fn a_refused_parameter_may_ask_for_nothing() {
         let check = |body: &str| check(body.as_bytes(), Endpoint::Chat, UnknownFields::Refuse).is_ok();
         assert!(check(
-            r#"{"tools":[],"tool_choice":"none","response_format":{"type":"text"},"store":false}"#
+            r#"{"functions":[],"function_call":"none","response_format":{"type":"text"},"store":false}"#
         ));
         assert!(check(r#"{"tools":null,"audio":null,"response_format":null}"#));
         for body in [
-            r#"{"tools":[1]}"#,
-            r#"{"tool_choice":"auto"}"#,
+            r#"{"functions":[1]}"#,
+            r#"{"function_call":"auto"}"#,
             r#"{"response_format":{"type":"json_object"}}"#,
         ] {
             assert!(!check(body), "{body}");

@@ -53,6 +53,16 @@ pub struct Options {
     pub priority: i32,
     /// Keeps cached prefixes apart.
     pub cache_salt: Option<String>,
+    /// The stop text that ended the answer is part of it.
+    pub includes_stop: bool,
+    /// Special tokens are written out.
+    pub shows_special: bool,
+    /// Every chunk of a stream counts the tokens so far.
+    pub counts_continuously: bool,
+    /// Keep only the prompt's last tokens.
+    pub truncation: Option<Truncation>,
+    /// The tokenizer adds what it adds to a whole text; none leaves it to the endpoint.
+    pub adds_special_tokens: Option<bool>,
     /// Whether the answer names its service tier: it does when the client named one.
     pub names_service_tier: bool,
 }
@@ -70,6 +80,15 @@ impl Default for Choices {
     fn default() -> Self {
         Self { told: 1, computed: 1 }
     }
+}
+
+/// How many of a prompt's last tokens are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Truncation {
+    /// As many as leave room for the answer.
+    ToFit,
+    /// This many, at least 1.
+    Tokens(u32),
 }
 
 impl Options {
@@ -123,6 +142,10 @@ pub(crate) fn read(raw: &mut RawRequest) -> Result<Options, ApiError> {
             .take()
             .map_or_else(Vec::new, |ids| ids.0.iter().map(|id| id.0).collect()),
         ignore_eos: raw.ignore_eos.unwrap_or(false),
+        includes_stop: raw.include_stop_str_in_output.unwrap_or(false),
+        shows_special: !raw.skip_special_tokens.unwrap_or(true),
+        truncation: truncation(raw)?,
+        adds_special_tokens: raw.add_special_tokens,
         ..Options::default()
     };
     read_sampling(raw, &mut options)?;
@@ -196,6 +219,27 @@ fn read_choices(raw: &RawRequest, is_streamed: bool) -> Result<Choices, ApiError
     Ok(Choices { told, computed })
 }
 
+fn truncation(raw: &RawRequest) -> Result<Option<Truncation>, ApiError> {
+    let asked = whole_in(
+        "truncate_prompt_tokens",
+        raw.truncate_prompt_tokens,
+        LIMITS.truncation,
+    )?;
+    Ok(match asked {
+        None => None,
+        Some(-1) => Some(Truncation::ToFit),
+        Some(0) => {
+            return Err(ApiError::invalid(
+                "truncate_prompt_tokens",
+                "must keep at least one token",
+            ));
+        }
+        Some(tokens) => Some(Truncation::Tokens(
+            u32::try_from(tokens).expect("the range of this parameter lies inside 32 bits"),
+        )),
+    })
+}
+
 fn read_lengths(raw: &RawRequest, options: &mut Options) -> Result<(), ApiError> {
     // Without a word of the prompt, an answer of no token would tell nothing.
     let tells_prompt = raw.prompt_logprobs.is_some() || raw.echo == Some(true);
@@ -232,21 +276,16 @@ fn read_delivery(raw: &mut RawRequest, options: &mut Options) -> Result<(), ApiE
                 "is only for streams; set stream to true",
             ));
         }
-        if stream_options
-            .continuous_usage_stats
-            .is_some_and(|shape| shape != crate::shape::Shape::Bool(false))
-        {
-            let text = "is not offered by this server yet; leave it out";
-            return Err(ApiError::not_offered(
-                "stream_options.continuous_usage_stats",
-                text,
-            ));
-        }
         if stream_options.include_obfuscation == Some(true) {
             let text = "is not offered by this server; leave it out";
             return Err(ApiError::not_offered("stream_options.include_obfuscation", text));
         }
         options.include_usage = stream_options.include_usage.unwrap_or(false);
+        options.counts_continuously = stream_options.continuous_usage_stats.unwrap_or(false);
+        if options.counts_continuously && !options.include_usage {
+            let text = "needs include_usage set to true";
+            return Err(ApiError::invalid("stream_options.continuous_usage_stats", text));
+        }
     }
     let priority = whole_in("priority", raw.priority, LIMITS.priority)?.unwrap_or(0);
     options.priority = i32::try_from(priority).expect("the range of priorities lies inside 32 bits");

@@ -5,7 +5,6 @@ use serde_json::{Map, Value};
 
 use crate::message::Message;
 use crate::prompt::Prompts;
-use crate::shape::Shape;
 use crate::values::{Bounded, LogitBias, Logprobs, Number, Stop, Token, Whole};
 use crate::{ApiError, LIMITS, WholeRange};
 
@@ -51,8 +50,14 @@ pub(crate) struct RawRequest {
     pub(crate) add_special_tokens: Option<bool>,
     pub(crate) return_token_strs: Option<bool>,
     pub(crate) tokens: Option<Bounded<Token, { LIMITS.prompt_tokens }>>,
-    #[serde(rename = "parallel_tool_calls")]
-    pub(crate) _parallel_tool_calls: Option<bool>,
+    pub(crate) tools: Option<Bounded<Value, { LIMITS.tools }>>,
+    pub(crate) tool_choice: Option<Value>,
+    pub(crate) parallel_tool_calls: Option<bool>,
+    pub(crate) reasoning_effort: Option<String>,
+    pub(crate) include_reasoning: Option<bool>,
+    pub(crate) include_stop_str_in_output: Option<bool>,
+    pub(crate) skip_special_tokens: Option<bool>,
+    pub(crate) truncate_prompt_tokens: Option<Whole>,
 }
 
 #[derive(Deserialize)]
@@ -61,7 +66,7 @@ pub(crate) struct RawStreamOptions {
     pub(crate) include_usage: Option<bool>,
     /// Asks for padding against traffic analysis; only its absence is offered.
     pub(crate) include_obfuscation: Option<bool>,
-    pub(crate) continuous_usage_stats: Option<Shape>,
+    pub(crate) continuous_usage_stats: Option<bool>,
 }
 
 /// A whole number inside its range.

@@ -182,8 +182,8 @@ fn fields_that_contradict_each_other_are_named() {
 #[test]
 fn known_parameters_that_are_not_offered_are_refused_by_name() {
     for (name, value) in [
-        ("tools", json!([{}])),
-        ("tool_choice", json!("required")),
+        ("function_call", json!("auto")),
+        ("verbosity", json!("low")),
         ("functions", json!([{}])),
         ("response_format", json!({"type": "json_schema"})),
         ("guided_regex", json!("a")),
@@ -193,8 +193,7 @@ fn known_parameters_that_are_not_offered_are_refused_by_name() {
         ("prediction", json!({})),
         ("web_search_options", json!({})),
         ("store", json!(true)),
-        ("reasoning_effort", json!("low")),
-        ("truncate_prompt_tokens", json!(5)),
+        ("return_token_ids", json!(true)),
         ("chat_template", json!("{{ x }}")),
         ("service_tier", json!("flex")),
         ("prompt", json!("x")),

@@ -114,6 +114,12 @@ impl ReasoningParser {
         }
     }
 
+    /// Whether the block is open.
+    #[must_use]
+    pub fn is_thinking(&self) -> bool {
+        matches!(self.state, State::Inside { .. })
+    }
+
     /// Takes the next piece of text.
     pub fn push(&mut self, text: &str) -> Vec<ReasoningEvent> {
         let mut events = Vec::new();

@@ -52,7 +52,7 @@ pub use limiter::{
     Admission, Cost, DuringOutage, Exhausted, InProcessLimiter, Limiter, RateLimit, RedisAddress, RedisFault,
     RedisLimiter, RedisLimits, Window,
 };
-pub use models::{NameTaken, ServedModel, ServedModels};
+pub use models::{ModelFormats, NameTaken, ServedModel, ServedModels};
 pub use waiting_room::wait_on;
 
 /// Tells at once, asking nobody, whether something is connected now.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use vlinders_text::ModelText;
+use vlinders_text::{ModelText, ReasoningFormat, ToolFormat};
 use vlinders_types::ModelName;
 
 /// What the frontend must know of a model.
@@ -14,10 +14,32 @@ pub struct ServedModel {
     pub aliases: Vec<String>,
     /// Tokenizer, template, defaults.
     pub text: Arc<ModelText>,
+    /// How its text is read.
+    pub formats: ModelFormats,
     /// Prompt and answer together, in tokens.
     pub max_context_tokens: u32,
     /// Token ids lie below this.
     pub vocabulary: u32,
+}
+
+/// How a model marks what is no plain answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct ModelFormats {
+    /// How it calls tools; none when it cannot.
+    pub tools: Option<ToolFormat>,
+    /// How it marks its reasoning; none when it does not think.
+    pub reasoning: Option<ReasoningFormat>,
+}
+
+impl ModelFormats {
+    /// What the model's chat template tells.
+    #[must_use]
+    pub fn of_template(text: &ModelText) -> Self {
+        Self {
+            tools: text.tool_format(),
+            reasoning: text.reasoning_format(),
+        }
+    }
 }
 
 /// All models served here.

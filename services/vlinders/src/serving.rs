@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use vlinders_engine::Engine;
-use vlinders_frontend::ServedModel;
+use vlinders_frontend::{ModelFormats, ServedModel};
 use vlinders_kernel_api::Urgency;
 use vlinders_model::{ModelConfig, ModelSource};
 use vlinders_text::ModelText;
@@ -104,8 +104,18 @@ pub(crate) fn served(choice: &ModelChoice) -> anyhow::Result<ServedModel> {
     Ok(ServedModel {
         name: name_of(choice),
         aliases: choice.aliases.clone(),
+        formats: formats_of(choice, &text),
         text: Arc::new(text),
         max_context_tokens: asked,
         vocabulary,
     })
+}
+
+/// How a model's text is read: as its settings say, or else its chat template.
+pub(crate) fn formats_of(choice: &ModelChoice, text: &ModelText) -> ModelFormats {
+    let told = ModelFormats::of_template(text);
+    ModelFormats {
+        tools: choice.formats.tools.unwrap_or(told.tools),
+        reasoning: choice.formats.reasoning.unwrap_or(told.reasoning),
+    }
 }

@@ -21,7 +21,7 @@ use vlinders_worker::{Parting, Role};
 
 use crate::credentials::Doorkeeping;
 use crate::greeting::greet_clients;
-use crate::serving::Model;
+use crate::serving::{Model, formats_of};
 use crate::settings::{REQUESTS_OF_A_KEY, UpRole, UpSettings, data_dir};
 use crate::spool::{SpoolParts, SpoolSettings, open_spool};
 use crate::streams;
@@ -295,6 +295,7 @@ impl Up {
         let served = ServedModel {
             name: model.name.clone(),
             aliases: settings.model.aliases.clone(),
+            formats: formats_of(&settings.model, &model.text),
             text: Arc::clone(&model.text),
             max_context_tokens: facts.max_context_tokens,
             vocabulary: facts.vocabulary,

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use crate::chat::REASONING_EFFORTS;
 use crate::names::Endpoint;
 use crate::{LIMITS, NumberRange, WholeRange};
 
@@ -37,13 +38,13 @@ fn chat(name: &str) -> Option<Value> {
     Some(match name {
         "messages" => list(&message(), 1, LIMITS.messages),
         "logprobs" => json!({"type": "boolean"}),
-        "tools" => list(&function_tool(), 0, LIMITS.tool_calls),
+        "tools" => list(&function_tool(), 0, LIMITS.tools),
         "tool_choice" => tool_choice(),
         "parallel_tool_calls" | "add_generation_prompt" | "continue_final_message" | "include_reasoning" => {
             json!({"type": "boolean"})
         }
         "chat_template_kwargs" => json!({"type": "object", "maxProperties": LIMITS.template_arguments}),
-        "reasoning_effort" => json!({"type": "string"}),
+        "reasoning_effort" => json!({"enum": REASONING_EFFORTS}),
         _ => return None,
     })
 }
@@ -186,14 +187,18 @@ fn common(name: &str) -> Option<Value> {
         "user" | "safety_identifier" | "cache_salt" | "prompt_cache_key" => label(),
         "stream" => json!({"type": "boolean"}),
         "stream_options" => json!({"type": "object", "additionalProperties": false,
-            "properties": {"include_usage": {"type": ["boolean", "null"]}}}),
+            "properties": {"include_usage": {"type": ["boolean", "null"]},
+                "continuous_usage_stats": {"type": ["boolean", "null"]}}}),
         "metadata" => json!({"type": "object", "maxProperties": LIMITS.metadata_entries,
             "propertyNames": {"maxLength": LIMITS.name_bytes},
             "additionalProperties": {"type": "string", "maxLength": 2 * LIMITS.name_bytes}}),
         "service_tier" => json!({"enum": ["auto", "default"]}),
         "priority" => whole(LIMITS.priority),
         "prompt_logprobs" => whole(LIMITS.top_logprobs),
-        "truncate_prompt_tokens" => json!({"type": "integer"}),
+        "truncate_prompt_tokens" => whole(LIMITS.truncation),
+        "include_stop_str_in_output" | "skip_special_tokens" | "add_special_tokens" => {
+            json!({"type": "boolean"})
+        }
         _ => return None,
     })
 }

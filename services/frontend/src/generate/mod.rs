@@ -1,12 +1,15 @@
 //! `/v1/chat/completions` and `/v1/completions`: check, prepare, enqueue, answer.
 
+mod chat;
 mod choices;
 mod failure;
 mod prepare;
 mod prompts;
+mod reader;
 mod sse;
 mod submit;
 mod tally;
+mod tools;
 mod unary;
 mod writer;
 
@@ -19,10 +22,9 @@ use axum::http::HeaderValue;
 use axum::response::Response;
 use vlinders_openai_api::ApiError;
 
+pub(crate) use chat::chat_prompt;
 use prepare::PrepareOrder;
-pub(crate) use prepare::{
-    Prepared, Preparer, chat_prompt, check_tokens, find_model, model_not_found, text_error,
-};
+pub(crate) use prepare::{Prepared, Preparer, check_tokens, find_model, model_not_found, text_error};
 
 use crate::app::App;
 use crate::http::{RequestContext, error_response, rate_headers, read_json};

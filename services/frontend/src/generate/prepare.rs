@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 use vlinders_openai_api::{
-    ApiError, ChatRequest, Choices, CompletionRequest, LIMITS, Options, Prompt, UnknownFields, parse_chat,
+    ApiError, Choices, CompletionRequest, LIMITS, Options, Prompt, Truncation, UnknownFields, parse_chat,
     parse_completion,
 };
-use vlinders_text::{ChatInput, TextError};
-use vlinders_types::{SamplingParams, StopRules, TokenId};
+use vlinders_text::TextError;
+use vlinders_types::{Constraint, SamplingParams, SpecialTokens, StopRules, TextRules, TokenId};
 
 use super::Endpoint;
+use super::chat::{prepare_chat, special_tokens};
 use super::writer::AnswerShape;
 use crate::ServedModel;
 use crate::app::App;
@@ -30,10 +31,13 @@ pub(crate) struct Prepared {
     pub(crate) prompt_logprobs: Option<u8>,
     /// What holds for every prompt; the limit on tokens is each prompt's own.
     pub(crate) stop: StopRules,
+    pub(crate) text: TextRules,
+    pub(crate) constraint: Option<Constraint>,
     pub(crate) priority: i32,
     pub(crate) cache_salt: Option<String>,
     pub(crate) is_streamed: bool,
     pub(crate) includes_usage: bool,
+    pub(crate) counts_continuously: bool,
     pub(crate) names_service_tier: bool,
     pub(crate) shape: AnswerShape,
 }
@@ -128,51 +132,14 @@ fn prepare(app: &App, order: &PrepareOrder) -> Result<Prepared, ApiError> {
     }
 }
 
-fn prepare_chat(app: &App, request: ChatRequest) -> Result<Prepared, ApiError> {
-    let model = find_model(app, &request.model)?;
-    // The template has written the special tokens itself.
-    let prompt_ids = chat_prompt(app, &model, &request, false)?;
-    let shape = AnswerShape::Chat {
-        logprobs: request.options.logprobs.is_some(),
-        prompt_logprobs: request.options.prompt_logprobs,
-    };
-    finish(
-        app,
-        model,
-        request.model,
-        ("messages", vec![prompt_ids]),
-        request.options,
-        shape,
-    )
-}
-
-/// The tokens of a conversation as the model reads it.
-pub(crate) fn chat_prompt(
-    app: &App,
+pub(super) fn encode(
     model: &ServedModel,
-    request: &ChatRequest,
+    param: &str,
+    text: &str,
     add_special: bool,
 ) -> Result<Vec<TokenId>, ApiError> {
-    let input = ChatInput {
-        messages: request
-            .messages
-            .iter()
-            .map(vlinders_openai_api::Message::template_value)
-            .collect(),
-        tools: None,
-        add_generation_prompt: request.add_generation_prompt,
-        continue_final_message: request.continue_final_message,
-        kwargs: request.template_arguments.clone(),
-        now_ms: app.clock.now_ms(),
-    };
-    let text = model
-        .text
-        .render_chat(&input)
-        .map_err(|error| text_error("messages", &error))?;
-    model
-        .text
-        .encode(&text, add_special)
-        .map_err(|error| text_error("messages", &error))
+    let ids = model.text.encode(text, add_special);
+    ids.map_err(|error| text_error(param, &error))
 }
 
 fn prepare_completion(app: &App, request: CompletionRequest) -> Result<Prepared, ApiError> {
@@ -181,8 +148,8 @@ fn prepare_completion(app: &App, request: CompletionRequest) -> Result<Prepared,
     for prompt in request.prompts {
         let (ids, text) = match prompt {
             Prompt::Text(text) => {
-                let ids = model.text.encode(&text, true);
-                (ids.map_err(|error| text_error("prompt", &error))?, text)
+                let adds_special = request.options.adds_special_tokens.unwrap_or(true);
+                (encode(&model, "prompt", &text, adds_special)?, text)
             }
             Prompt::Tokens(ids) => {
                 check_tokens("prompt", ids.iter().copied(), &model)?;
@@ -202,24 +169,33 @@ fn prepare_completion(app: &App, request: CompletionRequest) -> Result<Prepared,
         prompt_logprobs: request.options.prompt_logprobs,
         echo: request.echo.then_some(echo),
     };
-    finish(
-        app,
-        model,
-        request.model,
-        ("prompt", prompts),
-        request.options,
+    let wishes = Wishes {
+        special: special_tokens(&model, &request.options, None),
+        asked_model: request.model,
+        options: request.options,
+        constraint: None,
         shape,
-    )
+    };
+    finish(app, model, ("prompt", prompts), wishes)
 }
 
-fn finish(
+/// What is asked for beside the prompts.
+pub(super) struct Wishes {
+    pub(super) asked_model: String,
+    pub(super) options: Options,
+    pub(super) special: SpecialTokens,
+    pub(super) constraint: Option<Constraint>,
+    pub(super) shape: AnswerShape,
+}
+
+/// Holds everything against the model and joins it.
+pub(super) fn finish(
     app: &App,
     model: Arc<ServedModel>,
-    asked_model: String,
     (prompt_name, prompts): (&str, Vec<Vec<TokenId>>),
-    options: Options,
-    shape: AnswerShape,
+    wishes: Wishes,
 ) -> Result<Prepared, ApiError> {
+    let options = wishes.options;
     check_tokens(
         "logit_bias",
         options.logit_bias.iter().map(|(token, _)| *token),
@@ -235,8 +211,12 @@ fn finish(
             "is more than this model has tokens",
         ));
     }
-    let prompt_logprobs = told_of_prompts(&shape);
-    check_told(&prompts, prompt_logprobs, model.vocabulary, &shape)?;
+    let prompt_logprobs = told_of_prompts(&wishes.shape);
+    let mut prompts = prompts;
+    for ids in &mut prompts {
+        truncate(&model, ids, &options);
+    }
+    check_told(&prompts, prompt_logprobs, model.vocabulary, &wishes.shape)?;
     let prompts = prompts.into_iter().map(|ids| {
         let max_tokens = max_tokens(&model, prompt_name, ids.len(), &options)?;
         Ok(PreparedPrompt { ids, max_tokens })
@@ -252,16 +232,22 @@ fn finish(
         prompt_logprobs,
         sampling,
         stop: options.stop_rules(most),
+        text: TextRules {
+            includes_stop: options.includes_stop,
+            special: wishes.special,
+        },
+        constraint: wishes.constraint,
         choices: options.choices,
         model,
-        asked_model,
+        asked_model: wishes.asked_model,
         prompts,
         priority: options.priority,
         cache_salt: options.cache_salt,
         is_streamed: options.stream,
         includes_usage: options.include_usage,
+        counts_continuously: options.counts_continuously,
         names_service_tier: options.names_service_tier,
-        shape,
+        shape: wishes.shape,
     })
 }
 
@@ -303,6 +289,21 @@ fn check_told(
         return Err(ApiError::invalid(name, text));
     }
     Ok(())
+}
+
+/// Leaves the prompt's last tokens, if the client wants no more of it.
+fn truncate(model: &ServedModel, ids: &mut Vec<TokenId>, options: &Options) {
+    let kept = match options.truncation {
+        None => return,
+        Some(Truncation::Tokens(tokens)) => tokens,
+        Some(Truncation::ToFit) => model
+            .max_context_tokens
+            .saturating_sub(options.max_tokens.unwrap_or(1)),
+    };
+    let kept = usize::try_from(kept).unwrap_or(usize::MAX);
+    if ids.len() > kept {
+        ids.drain(..ids.len() - kept);
+    }
 }
 
 /// How many tokens the answer may have: what the client asked for, or else all that fits behind the prompt.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use vlinders_openai_api::ApiError;
 
 use super::tally::Tally;
-use super::writer::Writer;
+use super::writer::{ChoiceNews, Writer};
 use crate::http::RequestRecord;
 use crate::streams::{Claim, News};
 
@@ -101,7 +101,7 @@ impl Events {
             record,
         } = &mut self.answer;
         let News {
-            ids: _,
+            ids,
             text,
             logprobs,
             scores,
@@ -112,9 +112,14 @@ impl Events {
             // Only streams of one choice for each prompt ask for them.
             writer.scored(index, scores);
         }
-        let is_news = end.is_none() || !text.is_empty() || !logprobs.is_empty();
+        let is_news = end.is_none() || !ids.is_empty() || !text.is_empty() || !logprobs.is_empty();
         if is_news {
-            writer.news(&mut self.waiting, index, &text, &logprobs);
+            let news = ChoiceNews {
+                ids: &ids,
+                text: &text,
+                logprobs: &logprobs,
+            };
+            writer.news(&mut self.waiting, index, news);
         }
         let Some(end) = end else { return Ok(()) };
         let finish = self.tally.end(claim, index, end, record)?;

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use vlinders_bus::{BusError, StreamName, Subject};
 use vlinders_openai_api::{ApiError, Envelope};
-use vlinders_types::{Request, RequestId, Task, TextRules};
+use vlinders_types::{Request, RequestId, Task};
 use vlinders_wire::encode_request;
 use vlinders_wire::subjects::{request_message_id, request_subject};
 
 use super::choices::seed_of_choice;
 use super::prepare::{Prepared, PreparedPrompt};
 use super::prompts::Prompts;
-use super::writer::{AnswerShape, Writer};
+use super::writer::{AnswerShape, ChoiceCounts, UsageTold, Writer, WriterParts};
 use crate::Caller;
 use crate::app::App;
 use crate::spans::{RequestSpan, published_us};
@@ -99,6 +99,7 @@ fn refused(claim: Claim, error: &BusError) -> ApiError {
 /// Parts the prepared request into what goes to the worker and what stays for the answer.
 fn split(app: &App, submission: Submission, prepared: Prepared) -> (Vec<StreamSpec>, Writer) {
     let created_ms = app.clock.now_ms();
+    let prompt_tokens = u32::try_from(prepared.prompt_tokens()).unwrap_or(u32::MAX);
     let deadline_ms = u64::try_from(app.config.request_deadline.as_millis()).unwrap_or(u64::MAX);
     let prefix = match &prepared.shape {
         AnswerShape::Chat { .. } => "chatcmpl",
@@ -128,8 +129,8 @@ fn split(app: &App, submission: Submission, prepared: Prepared) -> (Vec<StreamSp
         emitted_ids: Vec::new(),
         sampling: prepared.sampling,
         stop: prepared.stop,
-        constraint: None,
-        text: TextRules::default(),
+        constraint: prepared.constraint,
+        text: prepared.text,
         bills_prompt: true,
         priority: prepared.priority,
         cache_salt: prepared.cache_salt,
@@ -138,7 +139,16 @@ fn split(app: &App, submission: Submission, prepared: Prepared) -> (Vec<StreamSp
         task: Task::Generate,
         prompt_logprobs: prepared.prompt_logprobs,
     };
-    let told = (prepared.choices.told as usize) * prepared.prompts.len();
+    let counts = ChoiceCounts {
+        choices: (prepared.choices.told as usize) * prepared.prompts.len(),
+        per_prompt: prepared.choices.told as usize,
+        prompt_tokens,
+    };
+    let usage = match (prepared.includes_usage, prepared.counts_continuously) {
+        (false, _) => UsageTold::Never,
+        (true, false) => UsageTold::AtTheEnd,
+        (true, true) => UsageTold::Always,
+    };
     let ids = prepared.prompts.iter().map(|prompt| prompt.ids.clone()).collect();
     let prompts = Prompts::new(Arc::clone(&prepared.model.text), ids);
     let requests = requests(&pattern, prepared.prompts, prepared.choices.computed);
@@ -150,8 +160,14 @@ fn split(app: &App, submission: Submission, prepared: Prepared) -> (Vec<StreamSp
         deadline,
         buffer_bytes: app.config.stream_buffer_bytes,
     });
-    let counts = (told, prepared.choices.told as usize);
-    let writer = Writer::new(envelope, prepared.shape, prepared.includes_usage, counts, prompts);
+    let writer = Writer::new(WriterParts {
+        envelope,
+        shape: prepared.shape,
+        usage,
+        counts,
+        id: submission.request_id,
+        prompts,
+    });
     (specs.collect(), writer)
 }
 

@@ -1,18 +1,21 @@
 //! The words of an answer, whole or as events, in the shape of its endpoint.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use vlinders_openai_api::{
-    ApiError, AssistantMessage, ChatAnswer, ChatChoice, ChatChunk, ChatChunkChoice, ChatLogprobs,
-    CompletionAnswer, CompletionChoice, CompletionLogprobs, Delta, Envelope, FinishWord, PromptLogprobs,
-    PromptToken, TextOffsets, Usage,
+    ApiError, ChatAnswer, ChatChoice, ChatChunk, ChatChunkChoice, ChatLogprobs, CompletionAnswer,
+    CompletionChoice, CompletionLogprobs, Delta, Envelope, FinishWord, PromptLogprobs, PromptToken,
+    TextOffsets, ToolCallDelta, Usage,
 };
-use vlinders_types::{TokenCounts, TokenLogprob, TokenScore};
+use vlinders_types::{RequestId, TokenCounts, TokenId, TokenLogprob, TokenScore};
 
 use super::prompts::Prompts;
+use super::reader::{MessageReader, Piece, Reading, WholeMessage};
 use super::unary::WholeChoice;
 
 /// What the endpoints' answers differ in.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum AnswerShape {
     /// Messages.
     Chat {
@@ -20,6 +23,8 @@ pub(crate) enum AnswerShape {
         logprobs: bool,
         /// Whether those of the prompt were asked for, and how many rivals of each token.
         prompt_logprobs: Option<u8>,
+        /// How the model's text becomes a message.
+        reading: Arc<Reading>,
     },
     /// Texts.
     Completion {
@@ -32,40 +37,86 @@ pub(crate) enum AnswerShape {
     },
 }
 
+/// Which usage a stream tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UsageTold {
+    /// None.
+    Never,
+    /// In a chunk of its own at the end.
+    AtTheEnd,
+    /// In every chunk, as far as it is known.
+    Always,
+}
+
+/// How many choices there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ChoiceCounts {
+    /// Of all prompts, each prompt's beside one another.
+    pub(crate) choices: usize,
+    pub(crate) per_prompt: usize,
+    /// Tokens of all prompts.
+    pub(crate) prompt_tokens: u32,
+}
+
 /// Writes one answer.
 pub(crate) struct Writer {
     envelope: Envelope,
     shape: AnswerShape,
-    includes_usage: bool,
+    usage: UsageTold,
+    counts: ChoiceCounts,
     /// By index of the choice.
     choices: Vec<Told>,
-    choices_per_prompt: usize,
     prompts: Prompts,
+    /// Generated so far, by all choices.
+    tokens: u32,
+}
+
+/// What a writer is made of.
+pub(crate) struct WriterParts {
+    pub(crate) envelope: Envelope,
+    pub(crate) shape: AnswerShape,
+    pub(crate) usage: UsageTold,
+    pub(crate) counts: ChoiceCounts,
+    /// The request's.
+    pub(crate) id: RequestId,
+    pub(crate) prompts: Prompts,
 }
 
 /// What has been told of one choice.
-#[derive(Clone, Default)]
 struct Told {
     is_opened: bool,
     offsets: TextOffsets,
+    reader: MessageReader,
+}
+
+/// What is new of one choice.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ChoiceNews<'a> {
+    pub(crate) ids: &'a [TokenId],
+    pub(crate) text: &'a str,
+    pub(crate) logprobs: &'a [TokenLogprob],
 }
 
 impl Writer {
-    /// For so many choices, each prompt's beside one another.
-    pub(crate) fn new(
-        envelope: Envelope,
-        shape: AnswerShape,
-        includes_usage: bool,
-        (choices, choices_per_prompt): (usize, usize),
-        prompts: Prompts,
-    ) -> Self {
+    pub(crate) fn new(parts: WriterParts) -> Self {
+        let none = Arc::default();
+        let reading = match &parts.shape {
+            AnswerShape::Chat { reading, .. } => reading,
+            AnswerShape::Completion { .. } => &none,
+        };
+        let choices = (0..parts.counts.choices).map(|index| Told {
+            is_opened: false,
+            offsets: TextOffsets::default(),
+            reader: MessageReader::new(reading, parts.id.of_choice(number(index))),
+        });
         Self {
-            prompts,
-            envelope,
-            shape,
-            includes_usage,
-            choices: vec![Told::default(); choices],
-            choices_per_prompt,
+            choices: choices.collect(),
+            envelope: parts.envelope,
+            shape: parts.shape,
+            usage: parts.usage,
+            counts: parts.counts,
+            prompts: parts.prompts,
+            tokens: 0,
         }
     }
 
@@ -76,35 +127,41 @@ impl Writer {
 
     /// The whole answer as JSON.
     pub(crate) fn whole(mut self, wholes: Vec<WholeChoice>, counts: TokenCounts) -> Vec<u8> {
-        let usage = Usage::from(counts);
         match self.shape {
             AnswerShape::Chat {
                 logprobs,
                 prompt_logprobs,
+                ..
             } => {
-                let choices: Vec<ChatChoice<'_>> = (0..)
-                    .zip(&wholes)
-                    .map(|(index, whole)| ChatChoice {
-                        index,
-                        message: AssistantMessage {
-                            content: Some(&whole.text),
-                            ..AssistantMessage::default()
-                        },
-                        logprobs: logprobs.then(|| ChatLogprobs::new(&whole.logprobs)),
-                        finish_reason: whole.finish.unwrap_or(FinishWord::Stop),
-                    })
-                    .collect();
+                let read = |(told, whole): (&mut Told, &WholeChoice)| {
+                    let mut pieces = told.reader.push(&whole.ids, &whole.text);
+                    pieces.extend(told.reader.finish());
+                    WholeMessage::of(pieces)
+                };
+                let messages: Vec<WholeMessage> = self.choices.iter_mut().zip(&wholes).map(read).collect();
+                let choice = |(index, whole): (usize, &WholeChoice)| ChatChoice {
+                    index: number(index),
+                    message: messages[index].told(),
+                    logprobs: logprobs.then(|| ChatLogprobs::new(&whole.logprobs)),
+                    finish_reason: self.choices[index]
+                        .reader
+                        .finish_word(whole.finish.unwrap_or(FinishWord::Stop)),
+                };
+                let choices: Vec<ChatChoice<'_>> = wholes.iter().enumerate().map(choice).collect();
                 json(&ChatAnswer {
                     envelope: &self.envelope,
                     choices: &choices,
-                    usage,
+                    usage: self.usage_of(counts),
                     prompt_logprobs: prompt_logprobs.map(|top| PromptLogprobs {
                         tokens: self.prompts.tokens(0),
                         top,
                     }),
                 })
             }
-            AnswerShape::Completion { .. } => self.whole_texts(&wholes, usage),
+            AnswerShape::Completion { .. } => {
+                let usage = self.usage_of(counts);
+                self.whole_texts(&wholes, usage)
+            }
         }
     }
 
@@ -133,7 +190,7 @@ impl Writer {
         };
         let prompts: Vec<Vec<PromptToken>> = match asked {
             None => Vec::new(),
-            Some(_) => (0..wholes.len().div_ceil(self.choices_per_prompt))
+            Some(_) => (0..wholes.len().div_ceil(self.counts.per_prompt))
                 .map(|prompt| self.prompts.tokens(prompt).to_vec())
                 .collect(),
         };
@@ -144,7 +201,7 @@ impl Writer {
                 text: &texts[index],
                 logprobs,
                 prompt_logprobs: asked.map(|top| PromptLogprobs {
-                    tokens: &prompts[index / self.choices_per_prompt],
+                    tokens: &prompts[index / self.counts.per_prompt],
                     top,
                 }),
                 finish_reason: whole.finish,
@@ -183,25 +240,43 @@ impl Writer {
         }
     }
 
-    /// More text. Nothing is written when there is nothing to tell.
-    pub(crate) fn news(&mut self, events: &mut Vec<u8>, index: usize, text: &str, logprobs: &[TokenLogprob]) {
+    /// More of a choice. Nothing is written when there is nothing to tell.
+    pub(crate) fn news(&mut self, events: &mut Vec<u8>, index: usize, news: ChoiceNews<'_>) {
         self.opening(events, index);
-        if text.is_empty() && logprobs.is_empty() {
-            return;
-        }
+        self.tokens = self.tokens.saturating_add(number(news.ids.len()));
         match self.shape {
-            AnswerShape::Chat { logprobs: asked, .. } => {
-                let delta = Delta {
-                    content: Some(text),
-                    ..Delta::default()
-                };
-                let logprobs = asked.then(|| ChatLogprobs::new(logprobs));
-                self.chat_event(events, index, delta, logprobs, None);
+            AnswerShape::Chat { logprobs, .. } => {
+                let pieces = self.choices[index].reader.push(news.ids, news.text);
+                let logprobs =
+                    (logprobs && !news.logprobs.is_empty()).then(|| ChatLogprobs::new(news.logprobs));
+                self.pieces(events, index, &pieces, logprobs);
             }
             AnswerShape::Completion { .. } => {
-                let logprobs = self.completion_logprobs(index, logprobs);
-                self.completion_event(events, index, text, logprobs, None);
+                if !news.text.is_empty() || !news.logprobs.is_empty() {
+                    let logprobs = self.completion_logprobs(index, news.logprobs);
+                    self.completion_event(events, index, news.text, logprobs, None);
+                }
             }
+        }
+    }
+
+    /// Log-probabilities go with the first piece; without a piece they go alone.
+    fn pieces(
+        &self,
+        events: &mut Vec<u8>,
+        index: usize,
+        pieces: &[Piece],
+        mut logprobs: Option<ChatLogprobs>,
+    ) {
+        if pieces.is_empty() && logprobs.is_some() {
+            let delta = Delta {
+                content: Some(""),
+                ..Delta::default()
+            };
+            return self.chat_event(events, index, delta, logprobs, None);
+        }
+        for piece in pieces {
+            self.chat_event(events, index, delta(piece), logprobs.take(), None);
         }
     }
 
@@ -209,6 +284,9 @@ impl Writer {
     pub(crate) fn choice_end(&mut self, events: &mut Vec<u8>, index: usize, finish: FinishWord) {
         match self.shape {
             AnswerShape::Chat { .. } => {
+                let pieces = self.choices[index].reader.finish();
+                self.pieces(events, index, &pieces, None);
+                let finish = self.choices[index].reader.finish_word(finish);
                 self.chat_event(events, index, Delta::default(), None, Some(finish));
             }
             AnswerShape::Completion { .. } => {
@@ -219,9 +297,9 @@ impl Writer {
 
     /// The end of a stream whose choices have all ended well.
     pub(crate) fn closing(&mut self, events: &mut Vec<u8>, counts: TokenCounts) {
-        let usage = Some(Some(Usage::from(counts)));
+        let usage = Some(Some(self.usage_of(counts)));
         let envelope = &self.envelope;
-        if self.includes_usage {
+        if self.usage != UsageTold::Never {
             match self.shape {
                 AnswerShape::Chat { .. } => event(
                     events,
@@ -249,11 +327,36 @@ impl Writer {
         event(events, &error.body());
     }
 
+    /// With the tokens of reasoning, when the model thinks.
+    fn usage_of(&self, counts: TokenCounts) -> Usage {
+        let thought = self
+            .choices
+            .iter()
+            .filter_map(|told| told.reader.reasoning_tokens());
+        match thought.reduce(u32::saturating_add) {
+            Some(tokens) => Usage::from(counts).with_reasoning(tokens),
+            None => Usage::from(counts),
+        }
+    }
+
+    /// What a chunk tells of the usage. What was found in the cache is known at the end.
+    fn usage_so_far(&self) -> Option<Option<Usage>> {
+        match self.usage {
+            UsageTold::Never => None,
+            UsageTold::AtTheEnd => Some(None),
+            UsageTold::Always => Some(Some(self.usage_of(TokenCounts {
+                prompt: self.counts.prompt_tokens,
+                cached: 0,
+                completion: self.tokens,
+            }))),
+        }
+    }
+
     /// The prompt that this choice begins with.
     fn echo(&self, index: usize) -> Option<&str> {
         match &self.shape {
             AnswerShape::Completion { echo: Some(echo), .. } => {
-                echo.get(index / self.choices_per_prompt).map(String::as_str)
+                echo.get(index / self.counts.per_prompt).map(String::as_str)
             }
             AnswerShape::Completion { echo: None, .. } | AnswerShape::Chat { .. } => None,
         }
@@ -266,7 +369,7 @@ impl Writer {
                 rivals: Some(_),
                 echo: Some(_),
                 ..
-            } => !self.prompts.is_scored(index / self.choices_per_prompt),
+            } => !self.prompts.is_scored(index / self.counts.per_prompt),
             AnswerShape::Completion { .. } | AnswerShape::Chat { .. } => false,
         }
     }
@@ -278,12 +381,12 @@ impl Writer {
                 rivals: Some(rivals),
                 echo: Some(echo),
                 ..
-            } => (*rivals, &echo[index / self.choices_per_prompt]),
+            } => (*rivals, &echo[index / self.counts.per_prompt]),
             AnswerShape::Completion { .. } | AnswerShape::Chat { .. } => return None,
         };
         let chars = u32::try_from(echo.chars().count()).unwrap_or(u32::MAX);
         self.choices[index].offsets = TextOffsets::after_prompt(chars);
-        Some(self.prompts.echoed(index / self.choices_per_prompt, rivals))
+        Some(self.prompts.echoed(index / self.counts.per_prompt, rivals))
     }
 
     fn completion_logprobs(&mut self, index: usize, logprobs: &[TokenLogprob]) -> Option<CompletionLogprobs> {
@@ -314,7 +417,7 @@ impl Writer {
             &ChatChunk {
                 envelope: &self.envelope,
                 choice: Some(choice),
-                usage: self.includes_usage.then_some(None),
+                usage: self.usage_so_far(),
             },
         );
     }
@@ -339,14 +442,35 @@ impl Writer {
             &CompletionAnswer {
                 envelope: &self.envelope,
                 choices: std::slice::from_ref(&choice),
-                usage: self.includes_usage.then_some(None),
+                usage: self.usage_so_far(),
             },
         );
     }
 }
 
-fn number(index: usize) -> u32 {
-    u32::try_from(index).expect("a request has far fewer choices")
+fn delta(piece: &Piece) -> Delta<'_> {
+    match piece {
+        Piece::Content(text) => Delta {
+            content: Some(text),
+            ..Delta::default()
+        },
+        Piece::Reasoning(text) => Delta {
+            reasoning_content: Some(text),
+            ..Delta::default()
+        },
+        Piece::Begin { index, id, name } => Delta {
+            tool_calls: Some([ToolCallDelta::begin(*index, id, name)]),
+            ..Delta::default()
+        },
+        Piece::Arguments { index, text } => Delta {
+            tool_calls: Some([ToolCallDelta::arguments(*index, text)]),
+            ..Delta::default()
+        },
+    }
+}
+
+fn number(count: usize) -> u32 {
+    u32::try_from(count).expect("choices, and tokens of a chunk, are far fewer")
 }
 
 fn event(events: &mut Vec<u8>, value: &impl Serialize) {

@@ -18,3 +18,4 @@ mod scoring;
 mod shapes;
 mod support;
 mod tokens;
+mod tools;

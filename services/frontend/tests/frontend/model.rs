@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use serde_json::json;
-use vlinders_frontend::ServedModel;
-use vlinders_text::{ModelText, TextFiles};
+use vlinders_frontend::{ModelFormats, ServedModel};
+use vlinders_text::{ModelText, ReasoningFormat, TextFiles, ToolFormat};
 use vlinders_types::ModelName;
 
 use crate::support::{CONTEXT, VOCABULARY};
 
 pub(crate) fn served_model() -> ServedModel {
     let tokenizer = tokenizer_json();
-    let template = "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}\
-                    {% if add_generation_prompt %}>{% endif %}";
+    let template = "{% for tool in tools or [] %}{{ tool.function.name }};{% endfor %}\
+                    {% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}\
+                    {% if add_generation_prompt %}>{% endif %}{% if enable_thinking %}<think>{% endif %}";
     let files = TextFiles {
         tokenizer_json: tokenizer.as_bytes(),
         tokenizer_config: None,
@@ -24,6 +25,10 @@ pub(crate) fn served_model() -> ServedModel {
         name: ModelName::new("tiny"),
         aliases: vec!["alias".to_owned(), "org/tiny".to_owned()],
         text: Arc::new(ModelText::load(&files).expect("a valid tokenizer")),
+        formats: ModelFormats {
+            tools: Some(ToolFormat::Hermes),
+            reasoning: Some(ReasoningFormat::Think),
+        },
         max_context_tokens: CONTEXT,
         vocabulary: VOCABULARY,
     }

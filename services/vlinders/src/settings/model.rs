@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Deserialize;
 use vlinders_service_kit::{Checks, Given, read_yaml};
+use vlinders_text::{ReasoningFormat, ToolFormat};
 
 /// Flags that choose models.
 #[derive(Args, Clone, Debug)]
@@ -25,6 +26,12 @@ pub(crate) struct ModelArgs {
     /// Tokens of the longest sequence [default: what the model and the KV memory allow]
     #[arg(long, env = "MAX_MODEL_LEN", value_name = "TOKENS")]
     max_model_len: Option<Given<u32>>,
+    /// How the model calls tools: llama3-json, hermes, mistral, pythonic or none [default: as its chat template tells]
+    #[arg(long, env = "TOOL_FORMAT", value_name = "FORMAT")]
+    tool_format: Option<String>,
+    /// How the model marks its reasoning: think or none [default: as its chat template tells]
+    #[arg(long, env = "REASONING_FORMAT", value_name = "FORMAT")]
+    reasoning_format: Option<String>,
     /// Devices that share one model
     #[arg(long, env = "TENSOR_PARALLEL_SIZE", value_name = "N", default_value = "1")]
     tensor_parallel_size: Given<u32>,
@@ -39,6 +46,14 @@ pub(crate) struct ModelChoice {
     /// None is the built-in one.
     pub(crate) folder: Option<PathBuf>,
     pub(crate) max_model_len: Option<u32>,
+    pub(crate) formats: FormatChoice,
+}
+
+/// How a model's text is read, where that is not left to its chat template. The inner none means not at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) struct FormatChoice {
+    pub(crate) tools: Option<Option<ToolFormat>>,
+    pub(crate) reasoning: Option<Option<ReasoningFormat>>,
 }
 
 #[derive(Deserialize)]
@@ -58,6 +73,8 @@ struct Entry {
     #[serde(default = "one")]
     tensor_parallel_size: u32,
     max_model_len: Option<u32>,
+    tool_format: Option<String>,
+    reasoning_format: Option<String>,
     #[serde(default = "yes")]
     enabled: bool,
 }
@@ -150,12 +167,14 @@ impl ModelArgs {
         Some(file)
     }
 
-    /// The enabled models of a file; one that says nothing of its length has that of the flag.
+    /// The enabled models of a file; what one does not say of its length and formats the flags say.
     fn enabled(&self, path: &Path, checks: &mut Checks) -> Vec<(String, ModelChoice, u32)> {
-        let longest = self.longest(checks);
+        let (longest, formats) = (self.longest(checks), self.formats(checks));
         let mut enabled = read_file(path, checks);
         for (_, choice, _) in &mut enabled {
             choice.max_model_len = choice.max_model_len.or(longest);
+            choice.formats.tools = choice.formats.tools.or(formats.tools);
+            choice.formats.reasoning = choice.formats.reasoning.or(formats.reasoning);
         }
         enabled
     }
@@ -175,8 +194,50 @@ impl ModelArgs {
             aliases: self.aliases.clone(),
             folder: self.model.clone(),
             max_model_len: self.longest(checks),
+            formats: self.formats(checks),
         }
     }
+
+    fn formats(&self, checks: &mut Checks) -> FormatChoice {
+        let mut read = |id: &str, given: &Option<String>| -> Option<String> {
+            let given = given.clone()?;
+            match unknown_format(id, &given) {
+                None => Some(given),
+                Some(text) => {
+                    checks.fault(id, text);
+                    None
+                }
+            }
+        };
+        let tools = read("tool_format", &self.tool_format);
+        let reasoning = read("reasoning_format", &self.reasoning_format);
+        FormatChoice::of(tools.as_deref(), reasoning.as_deref())
+    }
+}
+
+impl FormatChoice {
+    /// Names that are known, and `none`.
+    fn of(tools: Option<&str>, reasoning: Option<&str>) -> Self {
+        Self {
+            tools: tools.map(|name| ToolFormat::ALL.into_iter().find(|format| format.name() == name)),
+            reasoning: reasoning.map(|name| {
+                ReasoningFormat::ALL
+                    .into_iter()
+                    .find(|format| format.name() == name)
+            }),
+        }
+    }
+}
+
+/// What is wrong with the name of a format, if anything is.
+fn unknown_format(id: &str, name: &str) -> Option<String> {
+    let mut known: Vec<&str> = match id {
+        "tool_format" => ToolFormat::ALL.map(ToolFormat::name).to_vec(),
+        _ => ReasoningFormat::ALL.map(ReasoningFormat::name).to_vec(),
+    };
+    known.push("none");
+    let is_known = known.contains(&name);
+    (!is_known).then(|| format!("`{name}` is no format; known are {}", known.join(", ")))
 }
 
 fn not_parallel(size: u32) -> String {
@@ -219,7 +280,17 @@ fn read_file(path: &Path, checks: &mut Checks) -> Vec<(String, ModelChoice, u32)
                 "tensor_parallel_size: 0 devices compute nothing".to_owned(),
             ));
         }
+        let formats = [
+            ("tool_format", &entry.tool_format),
+            ("reasoning_format", &entry.reasoning_format),
+        ];
+        for (id, name) in formats {
+            if let Some(text) = name.as_deref().and_then(|name| unknown_format(id, name)) {
+                checks.other_fault(fault(format!("{id}: {text}")));
+            }
+        }
         let choice = ModelChoice {
+            formats: FormatChoice::of(entry.tool_format.as_deref(), entry.reasoning_format.as_deref()),
             name: Some(entry.name.clone()),
             aliases: entry.aliases,
             folder: Some(entry.path),
@@ -295,6 +366,10 @@ mod tests {
             assert!(line.contains(word), "lacks {word}: {line}");
         }
         for (text, word) in [
+            (
+                "models:\n- {name: a, path: FOLDER, tool_format: xml}\n",
+                "tool_format: `xml` is no format; known are llama3-json, hermes, mistral, pythonic, none",
+            ),
             ("models: []\n", "enables no model"),
             ("models:\n- {name: a, paht: FOLDER}\n", "paht"),
             ("modles: []\n", "modles"),

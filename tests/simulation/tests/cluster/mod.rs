@@ -11,8 +11,8 @@ use vlinders_bus::{
 };
 use vlinders_engine::{Engine, SimEngine, SimOptions, StepCost};
 use vlinders_frontend::{
-    Anonymous, FrontendConfig, FrontendHandle, FrontendParts, InProcessLimiter, ServedModel, ServedModels,
-    SystemEntropy,
+    Anonymous, FrontendConfig, FrontendHandle, FrontendParts, InProcessLimiter, ModelFormats, ServedModel,
+    ServedModels, SystemEntropy,
 };
 use vlinders_kv_transfer::{Endpoint, EndpointConfig, MemTransport};
 use vlinders_service_kit::{Clock, Metrics, Stage, SystemClock, Tasks, Traces, TracesConfig};
@@ -93,6 +93,7 @@ impl World {
         let model = ServedModel {
             name: ModelName::new("sim"),
             aliases: Vec::new(),
+            formats: ModelFormats::default(),
             text: Arc::clone(&self.text),
             max_context_tokens: 1024,
             vocabulary: 257,

@@ -173,10 +173,26 @@ fn chat_shapes() -> Vec<(Value, Expected)> {
         ),
         (with("prompt", json!("x")), not_offered("prompt")),
         (
-            with("tools", json!([{"type": "function", "function": {"name": "f"}}])),
-            not_offered("tools"),
+            with("tools", json!([{"type": "web_search"}])),
+            not_offered("tools[0].type"),
         ),
-        (with("tool_choice", json!("auto")), not_offered("tool_choice")),
+        (
+            with(
+                "tools",
+                json!([{"type": "function", "function": {"name": "a b"}}]),
+            ),
+            bad("tools[0].function.name"),
+        ),
+        (with("tool_choice", json!("required")), bad("tool_choice")),
+        (
+            with("functions", json!([{"name": "f"}])),
+            not_offered("functions"),
+        ),
+        (
+            with("reasoning_effort", json!("high")),
+            not_offered("reasoning_effort"),
+        ),
+        (with("reasoning_effort", json!("much")), bad("reasoning_effort")),
         (
             with("response_format", json!({"type": "json_object"})),
             not_offered("response_format"),
