@@ -1,7 +1,7 @@
 //! The [`Ledger`] trait.
 
 use async_trait::async_trait;
-use vlinders_types::{ModelName, TenantId, UsageEvent};
+use vlinders_types::{KeyId, ModelName, TenantId, UsageEvent};
 
 /// A failed ledger operation.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +77,8 @@ pub struct Recorded {
 pub struct UsageQuery {
     /// Only this tenant's.
     pub tenant: Option<TenantId>,
+    /// Only with this key.
+    pub key: Option<KeyId>,
     /// Only of this model.
     pub model: Option<ModelName>,
     /// Finished at or after this, milliseconds since 1970.
@@ -102,6 +104,24 @@ pub struct UsageTotal {
     pub cached_tokens: u64,
     /// Generated tokens.
     pub completion_tokens: u64,
+}
+
+/// The usage of one tenant and model in one stretch of time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsagePeriod {
+    /// When it begins, milliseconds since 1970.
+    pub start_ms: u64,
+    /// What was used in it.
+    pub total: UsageTotal,
+}
+
+/// Reads usage as bills have it.
+#[async_trait]
+pub trait UsageReports: Send + Sync + 'static {
+    /// Sums by stretch of `period_ms`, tenant and model, sorted by these; a request belongs to the stretch in which it
+    /// finished. They are summed up when they are asked for: asking twice changes nothing, and what came late is in them.
+    /// Empty stretches are left out; the query's limit is passed over.
+    async fn periods(&self, query: &UsageQuery, period_ms: u64) -> Result<Vec<UsagePeriod>, LedgerError>;
 }
 
 /// Keeps usage.

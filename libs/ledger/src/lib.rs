@@ -9,7 +9,7 @@ mod rows;
 mod selection;
 mod sqlite;
 
-pub use contract::{Ledger, LedgerError, Recorded, UsageQuery, UsageTotal};
+pub use contract::{Ledger, LedgerError, Recorded, UsagePeriod, UsageQuery, UsageReports, UsageTotal};
 pub use keys::{
     ApiKey, Budget, KeyDigest, KeyLimits, KeyRules, KeySecret, KeyStore, NewKey, NewSecret, NoRandomness,
     Scope, Scopes, StoredKey, UnknownScope, new_key_id,

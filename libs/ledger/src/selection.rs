@@ -33,6 +33,26 @@ impl Selection {
         Self { sql, values }
     }
 
+    /// Sums by stretch of time, tenant and model.
+    pub(crate) fn periods(query: &UsageQuery, period_ms: u64, mark: char) -> Self {
+        let (condition, mut values) = condition(query, mark);
+        let mut place = || {
+            values.push(Value::Number(as_sql(period_ms.max(1))));
+            format!("{mark}{}", values.len())
+        };
+        // Whole numbers are divided without a rest.
+        let start = format!("CAST((finished_ms / {}) * {} AS BIGINT)", place(), place());
+        let sum = |column: &str| format!("CAST(sum({column}) AS BIGINT)");
+        let sql = format!(
+            "SELECT tenant, model, count(*), {}, {}, {}, {start} AS start_ms FROM usage {condition} \
+             GROUP BY start_ms, tenant, model ORDER BY start_ms, tenant, model",
+            sum("prompt_tokens"),
+            sum("cached_tokens"),
+            sum("completion_tokens"),
+        );
+        Self { sql, values }
+    }
+
     /// Sums by tenant and model.
     pub(crate) fn totals(query: &UsageQuery, mark: char) -> Self {
         let (condition, values) = condition(query, mark);
@@ -56,6 +76,7 @@ fn condition(query: &UsageQuery, mark: char) -> (String, Vec<Value>) {
             "tenant =",
             query.tenant.as_ref().map(|tenant| text(tenant.as_str())),
         ),
+        ("key =", query.key.as_ref().map(|key| text(key.as_str()))),
         ("model =", query.model.as_ref().map(|model| text(model.as_str()))),
         (
             "finished_ms >=",

@@ -50,6 +50,12 @@ async fn postgres_conforms() {
 }
 
 #[tokio::test]
+async fn postgres_sums_by_stretches_of_time() {
+    let server = PostgresServer::start().await;
+    conformance::periods::periods_are_sums_also_of_what_came_late(&new_ledger(&server).await).await;
+}
+
+#[tokio::test]
 async fn postgres_keeps_keys() {
     let server = PostgresServer::start().await;
     conformance::keys::keys_read_back(&new_ledger(&server).await).await;

@@ -29,6 +29,12 @@ async fn sqlite_keeps_keys() {
 }
 
 #[tokio::test]
+async fn sqlite_sums_by_stretches_of_time() {
+    let folder = tempfile::tempdir().unwrap();
+    conformance::periods::periods_are_sums_also_of_what_came_late(&ledger(folder.path())).await;
+}
+
+#[tokio::test]
 async fn a_second_opening_finds_what_the_first_recorded() {
     let folder = tempfile::tempdir().unwrap();
     ledger(folder.path()).record(&[event(1)]).await.unwrap();

@@ -1,6 +1,7 @@
 //! The suite that every ledger passes. Each claim gets an empty ledger.
 
 pub mod keys;
+pub mod periods;
 mod postgres_server;
 
 use vlinders_types::{

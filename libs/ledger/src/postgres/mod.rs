@@ -20,7 +20,7 @@ use self::fault::Fault;
 pub use self::options::PostgresOptions;
 use crate::rows::{COLUMNS, StoredRow, as_sql};
 use crate::selection::{Selection, Value};
-use crate::{Ledger, LedgerError, Recorded, UsageQuery, UsageTotal};
+use crate::{Ledger, LedgerError, Recorded, UsagePeriod, UsageQuery, UsageReports, UsageTotal};
 
 /// How long a call waits for a free connection, or for a new one.
 const CONNECTION_LIMIT: Duration = Duration::from_secs(5);
@@ -149,6 +149,23 @@ impl Ledger for PostgresLedger {
             .await
             .map_err(cannot)?;
         let read = |row| total(row).map_err(|error| cannot(Fault::of(&self.address, &error)));
+        rows.iter().map(read).collect()
+    }
+}
+
+#[async_trait]
+impl UsageReports for PostgresLedger {
+    async fn periods(&self, query: &UsageQuery, period_ms: u64) -> Result<Vec<UsagePeriod>, LedgerError> {
+        let cannot = |fault: Fault| fault.while_open("usage cannot be summed");
+        let selection = Selection::periods(query, period_ms, '$');
+        let rows = self.select(&selection).await.map_err(cannot)?;
+        let period = |row: &Row| {
+            Ok(UsagePeriod {
+                start_ms: row.try_get::<_, i64>(6)?.unsigned_abs(),
+                total: total(row)?,
+            })
+        };
+        let read = |row| period(row).map_err(|error| cannot(Fault::of(&self.address, &error)));
         rows.iter().map(read).collect()
     }
 }

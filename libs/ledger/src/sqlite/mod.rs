@@ -15,7 +15,7 @@ use vlinders_types::{ModelName, TenantId, UsageEvent};
 
 use crate::rows::{COLUMNS, StoredRow, as_sql};
 use crate::selection::{Selection, Value};
-use crate::{Ledger, LedgerError, Recorded, UsageQuery, UsageTotal};
+use crate::{Ledger, LedgerError, Recorded, UsagePeriod, UsageQuery, UsageReports, UsageTotal};
 
 /// Calls that wait for the connection.
 const WAITING: usize = 64;
@@ -135,6 +135,17 @@ impl Ledger for SqliteLedger {
         let query = query.clone();
         self.run(move |connection| {
             totals(connection, &query).map_err(|error| failed("usage cannot be summed", error))
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl UsageReports for SqliteLedger {
+    async fn periods(&self, query: &UsageQuery, period_ms: u64) -> Result<Vec<UsagePeriod>, LedgerError> {
+        let query = query.clone();
+        self.run(move |connection| {
+            periods(connection, &query, period_ms).map_err(|error| failed("usage cannot be summed", error))
         })
         .await
     }
@@ -262,18 +273,35 @@ fn rows(connection: &Connection, query: &UsageQuery) -> rusqlite::Result<Vec<Sto
     select.query_map(params_from_iter(values), read)?.collect()
 }
 
+fn total(row: &Row<'_>) -> rusqlite::Result<UsageTotal> {
+    let sum = |index: usize| row.get::<_, i64>(index).map(i64::unsigned_abs);
+    Ok(UsageTotal {
+        tenant: TenantId::new(&row.get::<_, String>(0)?),
+        model: ModelName::new(&row.get::<_, String>(1)?),
+        requests: sum(2)?,
+        prompt_tokens: sum(3)?,
+        cached_tokens: sum(4)?,
+        completion_tokens: sum(5)?,
+    })
+}
+
 fn totals(connection: &Connection, query: &UsageQuery) -> rusqlite::Result<Vec<UsageTotal>> {
     let Selection { sql, values } = Selection::totals(query, '?');
     let mut select = connection.prepare_cached(&sql)?;
+    select.query_map(params_from_iter(values), total)?.collect()
+}
+
+fn periods(
+    connection: &Connection,
+    query: &UsageQuery,
+    period_ms: u64,
+) -> rusqlite::Result<Vec<UsagePeriod>> {
+    let Selection { sql, values } = Selection::periods(query, period_ms, '?');
+    let mut select = connection.prepare_cached(&sql)?;
     let read = |row: &Row<'_>| {
-        let sum = |index: usize| row.get::<_, i64>(index).map(i64::unsigned_abs);
-        Ok(UsageTotal {
-            tenant: TenantId::new(&row.get::<_, String>(0)?),
-            model: ModelName::new(&row.get::<_, String>(1)?),
-            requests: sum(2)?,
-            prompt_tokens: sum(3)?,
-            cached_tokens: sum(4)?,
-            completion_tokens: sum(5)?,
+        Ok(UsagePeriod {
+            start_ms: row.get::<_, i64>(6)?.unsigned_abs(),
+            total: total(row)?,
         })
     };
     select.query_map(params_from_iter(values), read)?.collect()

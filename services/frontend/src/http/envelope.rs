@@ -202,7 +202,9 @@ impl Drop for Timer {
     fn drop(&mut self) {
         let took = self.started.elapsed();
         self.context.span.end(self.status);
-        self.context.record.settle();
+        if let Some((tenant, tokens)) = self.context.record.settle() {
+            self.metrics.consumed(&tenant, self.status, tokens);
+        }
         self.metrics
             .request_ended(&self.route, self.status, took.as_secs_f64());
         if health::is_asked_by_machines(&self.route) {

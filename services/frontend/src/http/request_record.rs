@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use vlinders_service_kit::{TraceContext, rfc3339};
-use vlinders_types::{FinishReason, ModelName, RequestId, TokenCounts};
+use vlinders_types::{FinishReason, ModelName, RequestId, TenantId, TokenCounts};
 
 use crate::limiter::Reservation;
 use crate::streams::Stream;
@@ -117,17 +117,18 @@ impl RequestRecord {
         self.lock().reservation = Some(reservation);
     }
 
-    /// It is over: what it has used is settled, and nothing if it never came into the queue.
-    pub(crate) fn settle(&self) {
+    /// It is over: what it has used is settled, and nothing if it never came into the queue. Who paid, and how many tokens,
+    /// if it was let in.
+    pub(crate) fn settle(&self) -> Option<(TenantId, u64)> {
         let mut known = self.lock();
         let used = if known.is_enqueued {
             u64::from(known.counts.prompt) + u64::from(known.completion_tokens())
         } else {
             0
         };
-        if let Some(mut reservation) = known.reservation.take() {
-            reservation.used(used);
-        }
+        let mut reservation = known.reservation.take()?;
+        reservation.used(used);
+        Some((reservation.tenant().clone(), used))
     }
 
     /// Writes the line.

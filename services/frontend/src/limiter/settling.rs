@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::future::join_all;
 use tokio::sync::mpsc;
 use vlinders_service_kit::{Counter, Metrics, Stage, Tasks};
+use vlinders_types::TenantId;
 
 use super::{Cost, Limiter};
 use crate::Caller;
@@ -73,6 +74,11 @@ impl Reservation {
             cost,
             used: 0,
         }
+    }
+
+    /// Who pays.
+    pub(crate) fn tenant(&self) -> &TenantId {
+        &self.caller.tenant
     }
 
     /// The request has used so many tokens.

@@ -27,7 +27,7 @@ async fn usage(home: &Path, arguments: &[&str]) -> anyhow::Result<Ended> {
     let scratch = tempfile::tempdir()?;
     run_to_end(
         scratch.path(),
-        &[&["ledger", "--data-dir", data], arguments].concat(),
+        &[&["ledger"], arguments, &["--data-dir", data]].concat(),
     )
     .await
 }
@@ -92,6 +92,48 @@ async fn totals_are_the_sums_of_the_rows() -> Checked {
     }
     let text = lines(stopped.home(), &["--totals"]).await?;
     ensure!(text.len() == 2 && text[0].starts_with("tenant "), "{text:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_export_has_every_token_once_and_says_so_twice() -> Checked {
+    let stopped = three_requests().await?;
+    let mut used = 0;
+    for row in stopped.usage().await? {
+        used += row.number("completion_tokens")?;
+    }
+    let export = async |words: &[&str]| lines(stopped.home(), &[&["export"], words].concat()).await;
+    let told = export(&["--format", "json"]).await?;
+    let mut exported = 0;
+    for line in &told {
+        let line: Value = serde_json::from_str(line)?;
+        ensure!(
+            line["tenant"] == "default" && line["model"] == "vlinders-demo",
+            "{line}"
+        );
+        exported += line["completion_tokens"].as_u64().context("a number")?;
+    }
+    ensure!(exported == used, "{exported} of {used}");
+    ensure!(export(&["--format", "json", "--from", "2020-01-01"]).await? == told);
+    ensure!(
+        export(&["--format", "json", "--to", "2020-01-01"])
+            .await?
+            .is_empty()
+    );
+    let text = export(&[]).await?;
+    ensure!(
+        text.len() == told.len() + 1 && text[0].starts_with("hour,tenant,model,requests,"),
+        "{text:?}"
+    );
+    let wrong = usage(stopped.home(), &["export", "--format", "xml", "--from", "soon"]).await?;
+    ensure!(
+        !wrong.status.success() && wrong.errors.lines().count() == 1,
+        "{wrong:?}"
+    );
+    ensure!(
+        wrong.errors.contains("--format: ") && wrong.errors.contains("--from: "),
+        "{wrong:?}"
+    );
     Ok(())
 }
 

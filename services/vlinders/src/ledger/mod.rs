@@ -1,14 +1,17 @@
 //! `vlinders ledger`: what the ledger holds.
 
+mod export;
+
 use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
-use clap::Args;
+use clap::{Args, Subcommand};
 use serde_json::json;
 use vlinders_ledger::{Ledger, PostgresLedger, SqliteLedger, UsageQuery, UsageTotal};
 use vlinders_service_kit::Checks;
 use vlinders_types::{ModelName, TenantId, UsageEvent};
 
+use self::export::{ExportArgs, export};
 use crate::settings::{DatabaseArgs, data_dir};
 
 /// The ledger's name inside the data folder.
@@ -16,7 +19,10 @@ pub(crate) const LEDGER_FILE: &str = "usage.sqlite";
 
 /// Flags of `vlinders ledger`.
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct LedgerArgs {
+    #[command(subcommand)]
+    command: Option<LedgerCommand>,
     /// Folder `vlinders up` keeps usage in [default: $XDG_DATA_HOME/vlinders or ~/.local/share/vlinders]
     #[arg(long, env = "DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -39,11 +45,21 @@ pub(crate) struct LedgerArgs {
     json: bool,
 }
 
+/// What to do with the ledger beside looking at it.
+#[derive(Debug, Subcommand)]
+enum LedgerCommand {
+    /// Print usage by hour, tenant and model, for bills
+    Export(ExportArgs),
+}
+
 /// Prints usage.
 ///
 /// # Errors
 /// When there is no ledger or it cannot be read.
 pub(crate) fn run(args: &LedgerArgs, mut checks: Checks) -> anyhow::Result<()> {
+    if let Some(LedgerCommand::Export(args)) = &args.command {
+        return export(args, checks);
+    }
     let database = args.database.read(&mut checks);
     checks.finish()?;
     let query = UsageQuery {
@@ -59,7 +75,7 @@ pub(crate) fn run(args: &LedgerArgs, mut checks: Checks) -> anyhow::Result<()> {
     runtime.block_on(async {
         let ledger: Box<dyn Ledger> = match database {
             Some(options) => Box::new(PostgresLedger::open(options).await.context("--database-url")?),
-            None => Box::new(of_folder(args)?),
+            None => Box::new(of_folder(args.data_dir.as_ref())?),
         };
         if args.totals {
             print_totals(&ledger.totals(&query).await?, args.json);
@@ -71,8 +87,8 @@ pub(crate) fn run(args: &LedgerArgs, mut checks: Checks) -> anyhow::Result<()> {
 }
 
 /// The ledger of `vlinders up`.
-fn of_folder(args: &LedgerArgs) -> anyhow::Result<SqliteLedger> {
-    let path = data_dir(args.data_dir.as_ref())?.join(LEDGER_FILE);
+pub(crate) fn of_folder(data_dir_given: Option<&PathBuf>) -> anyhow::Result<SqliteLedger> {
+    let path = data_dir(data_dir_given)?.join(LEDGER_FILE);
     ensure!(
         path.is_file(),
         "no usage at {}: nothing was served yet, or --data-dir is another folder",
