@@ -123,6 +123,8 @@ TENANTS = dashboard(
     "vlinders-tenants",
     "Vlinders: tenants",
     [
+        panel("Requests by tenant", [("sum by (tenant) (rate(vlinders_consumer_requests_total[$__rate_interval]))", "{{tenant}}")], "reqps", help_text="The first 100 tenants; the rest are `other`. The tables below, from the ledger, have all."),
+        panel("Token throughput by tenant", [("sum by (tenant) (rate(vlinders_consumer_tokens_total[$__rate_interval]))", "{{tenant}}")]),
         panel(
             "Tokens by tenant",
             [f"SELECT tenant, sum(prompt_tokens) AS prompt, sum(cached_tokens) AS cached, sum(completion_tokens) AS completion, count(*) AS requests FROM usage WHERE {BETWEEN} GROUP BY tenant ORDER BY 2 DESC LIMIT 50"],
