@@ -108,11 +108,7 @@ fn template_arguments(model: &ServedModel, request: &ChatRequest) -> Result<Map<
 
 /// Special tokens that the answer's text must hold: all that the client wants, or those that calls and reasoning are
 /// found by.
-pub(super) fn special_tokens(
-    model: &ServedModel,
-    options: &Options,
-    calls: Option<&CallReading>,
-) -> SpecialTokens {
+fn special_tokens(model: &ServedModel, options: &Options, calls: Option<&CallReading>) -> SpecialTokens {
     if options.shows_special {
         return SpecialTokens::AllShown;
     }

@@ -12,7 +12,7 @@ use vlinders_text::TextError;
 use vlinders_types::{Constraint, SamplingParams, SpecialTokens, StopRules, TextRules, TokenId};
 
 use super::Endpoint;
-use super::chat::{prepare_chat, special_tokens};
+use super::chat::prepare_chat;
 use super::writer::AnswerShape;
 use crate::ServedModel;
 use crate::app::App;
@@ -170,7 +170,12 @@ fn prepare_completion(app: &App, request: CompletionRequest) -> Result<Prepared,
         echo: request.echo.then_some(echo),
     };
     let wishes = Wishes {
-        special: special_tokens(&model, &request.options, None),
+        // Nobody looks for markers in a plain text.
+        special: if request.options.shows_special {
+            SpecialTokens::AllShown
+        } else {
+            SpecialTokens::Hidden
+        },
         asked_model: request.model,
         options: request.options,
         constraint: None,

@@ -173,6 +173,26 @@ fn chat_shapes() -> Vec<(Value, Expected)> {
         ),
         (with("prompt", json!("x")), not_offered("prompt")),
         (
+            with("response_format", json!({"type": "json_object"})),
+            not_offered("response_format"),
+        ),
+        (with("guided_json", json!({})), not_offered("guided_json")),
+        (with("echo", json!(true)), not_offered("echo")),
+        (
+            with("chat_template", json!("{{ messages }}")),
+            not_offered("chat_template"),
+        ),
+        (
+            with("chat_template_kwargs", json!({"messages": 1})),
+            not_offered("chat_template_kwargs.messages"),
+        ),
+        (with("service_tier", json!("gold")), not_offered("service_tier")),
+    ]
+}
+
+fn chat_tools() -> Vec<(Value, Expected)> {
+    vec![
+        (
             with("tools", json!([{"type": "web_search"}])),
             not_offered("tools[0].type"),
         ),
@@ -193,21 +213,6 @@ fn chat_shapes() -> Vec<(Value, Expected)> {
             not_offered("reasoning_effort"),
         ),
         (with("reasoning_effort", json!("much")), bad("reasoning_effort")),
-        (
-            with("response_format", json!({"type": "json_object"})),
-            not_offered("response_format"),
-        ),
-        (with("guided_json", json!({})), not_offered("guided_json")),
-        (with("echo", json!(true)), not_offered("echo")),
-        (
-            with("chat_template", json!("{{ messages }}")),
-            not_offered("chat_template"),
-        ),
-        (
-            with("chat_template_kwargs", json!({"messages": 1})),
-            not_offered("chat_template_kwargs.messages"),
-        ),
-        (with("service_tier", json!("gold")), not_offered("service_tier")),
     ]
 }
 
@@ -242,7 +247,7 @@ fn completions() -> Vec<(Value, Expected)> {
 async fn a_bad_field_is_named() -> Checked {
     let server = Server::start(&[]).await?;
     let mut cases: Vec<(&str, Value, Expected)> = Vec::new();
-    for (body, expected) in chat_values().into_iter().chain(chat_shapes()) {
+    for (body, expected) in chat_values().into_iter().chain(chat_shapes()).chain(chat_tools()) {
         cases.push((CHAT, body, expected));
     }
     for (body, expected) in completions() {

@@ -13,6 +13,11 @@ async fn the_official_python_client_is_served() -> Checked {
 }
 
 #[tokio::test]
+async fn the_official_python_client_offers_tools() -> Checked {
+    served("openai_tools_check.py").await
+}
+
+#[tokio::test]
 async fn the_official_python_client_of_the_messages_api_is_served() -> Checked {
     served("messages_check.py").await
 }

@@ -49,7 +49,13 @@ const OF_NATS: &[&str] = &[
     "NATS_CERT_FILE",
     "NATS_KEY_FILE",
 ];
-const OF_MODELS: &[&str] = &["MODEL_PATH", "TENSOR_PARALLEL_SIZE", "MAX_MODEL_LEN"];
+const OF_MODELS: &[&str] = &[
+    "MODEL_PATH",
+    "TENSOR_PARALLEL_SIZE",
+    "MAX_MODEL_LEN",
+    "TOOL_FORMAT",
+    "REASONING_FORMAT",
+];
 
 #[tokio::test]
 async fn a_worker_reads_its_environment() -> Checked {
