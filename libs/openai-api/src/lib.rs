@@ -7,6 +7,8 @@
 mod chat;
 mod chat_answer;
 mod completion;
+mod decisions;
+mod embeddings;
 mod error;
 mod json;
 mod limits;
@@ -33,6 +35,10 @@ pub use chat_answer::{
     AssistantMessage, ChatAnswer, ChatChoice, ChatChunk, ChatChunkChoice, Delta, ToolCall, ToolCallDelta,
 };
 pub use completion::{CompletionRequest, parse_completion};
+pub use decisions::{
+    DecisionAnswer, DecisionContext, DecisionHead, DecisionRequest, LabelProbability, parse_decision,
+};
+pub use embeddings::{EmbeddingAnswer, EmbeddingRequest, VectorEncoding, parse_embeddings};
 pub use error::{ApiError, ErrorBody};
 pub use limits::{LIMITS, Limits, NumberRange, WholeRange};
 pub use logprobs::{ChatLogprobs, CompletionLogprobs, LogprobEntry, LogprobRival, TextOffsets};

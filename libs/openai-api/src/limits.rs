@@ -73,6 +73,12 @@ pub struct Limits {
     pub logit_bias: NumberRange,
     /// Rivals reported with each token.
     pub top_logprobs: WholeRange,
+    /// Inputs of one request for embeddings.
+    pub inputs: usize,
+    /// Elements of an embedding; the model's own size bounds it further.
+    pub dimensions: WholeRange,
+    /// Labels to decide between; at least two.
+    pub labels: usize,
     /// Tokens that the answers about prompts may name: those of all prompts, and the rivals of each.
     pub prompt_logprob_entries: usize,
     /// See the sampling parameter of this name.
@@ -131,6 +137,9 @@ pub const LIMITS: Limits = Limits {
         max: 100.0,
     },
     top_logprobs: WholeRange { min: 0, max: 20 },
+    inputs: 2048,
+    dimensions: WholeRange { min: 1, max: 1 << 16 },
+    labels: 64,
     prompt_logprob_entries: 1 << 19,
     temperature: NumberRange { min: 0.0, max: 2.0 },
     top_p: NumberRange { min: 0.0, max: 1.0 },

@@ -30,6 +30,8 @@ pub(crate) enum Endpoint {
     Detokenize,
     Messages,
     Responses,
+    Embeddings,
+    Decisions,
 }
 
 /// A known name and what happens when it is present.
@@ -111,6 +113,20 @@ const TOKENIZE: &[Row] = &[
     ("chat_template", NULL), ("mm_processor_kwargs", NULL),
 ];
 
+#[rustfmt::skip]
+const EMBEDDINGS: &[Row] = &[
+    ("model", W), ("input", W), ("dimensions", W), ("encoding_format", W), ("user", W), ("priority", W),
+    ("cache_salt", W), ("metadata", W), ("safety_identifier", W), ("input_type", NULL), ("messages", NULL),
+    ("truncate_prompt_tokens", NULL), ("add_special_tokens", N(Harmless::Bool(true))),
+];
+
+#[rustfmt::skip]
+const DECISIONS: &[Row] = &[
+    ("model", W), ("input", W), ("messages", W), ("labels", W), ("calibrate", W), ("chat_template_kwargs", W),
+    ("user", W), ("priority", W), ("cache_salt", W), ("metadata", W), ("safety_identifier", W),
+    ("stream", FALSE), ("temperature", NULL), ("logprobs", NULL),
+];
+
 const DETOKENIZE: &[Row] = &[("model", W), ("tokens", W)];
 
 #[rustfmt::skip]
@@ -148,6 +164,8 @@ fn rows(endpoint: Endpoint) -> &'static [Row] {
         Endpoint::Detokenize => DETOKENIZE,
         Endpoint::Messages => MESSAGES,
         Endpoint::Responses => RESPONSES,
+        Endpoint::Embeddings => EMBEDDINGS,
+        Endpoint::Decisions => DECISIONS,
     }
 }
 

@@ -20,20 +20,20 @@ pub enum Prompt {
 
 /// All prompts of a request: one or more, none of them empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Prompts(pub(crate) Vec<Prompt>);
+pub(crate) struct Prompts<const MAX: usize = { LIMITS.prompts }>(pub(crate) Vec<Prompt>);
 
-impl<'de> Deserialize<'de> for Prompts {
+impl<'de, const MAX: usize> Deserialize<'de> for Prompts<MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reader;
-        impl<'de> Visitor<'de> for Reader {
-            type Value = Prompts;
+        struct Reader<const MAX: usize>;
+        impl<'de, const MAX: usize> Visitor<'de> for Reader<MAX> {
+            type Value = Prompts<MAX>;
             fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
                 out.write_str("a string, a list of token ids, or a list of strings or of lists of token ids")
             }
-            fn visit_str<E: Error>(self, text: &str) -> Result<Prompts, E> {
+            fn visit_str<E: Error>(self, text: &str) -> Result<Prompts<MAX>, E> {
                 one(Prompt::Text(text.to_owned())).map(|prompt| Prompts(vec![prompt]))
             }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Prompts, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Prompts<MAX>, A::Error> {
                 let Some(first) = list.next_element::<Entry>()? else {
                     return Err(A::Error::custom("must not be empty"));
                 };
@@ -45,15 +45,18 @@ impl<'de> Deserialize<'de> for Prompts {
                 }
             }
         }
-        deserializer.deserialize_any(Reader)
+        deserializer.deserialize_any(Reader::<MAX>)
     }
 }
 
-fn rest_of_prompts<'de, A: SeqAccess<'de>>(first: Entry, mut list: A) -> Result<Prompts, A::Error> {
+fn rest_of_prompts<'de, const MAX: usize, A: SeqAccess<'de>>(
+    first: Entry,
+    mut list: A,
+) -> Result<Prompts<MAX>, A::Error> {
     let (mut prompts, mut next) = (Vec::new(), Some(first));
     while let Some(entry) = next {
-        if prompts.len() == LIMITS.prompts {
-            return Err(A::Error::custom(format!("more than {} prompts", LIMITS.prompts)));
+        if prompts.len() == MAX {
+            return Err(A::Error::custom(format!("more than {MAX} prompts")));
         }
         prompts.push(one(match entry {
             Entry::Text(text) => Prompt::Text(text),

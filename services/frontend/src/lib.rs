@@ -17,6 +17,7 @@ mod limiter;
 mod lives;
 mod metrics;
 mod models;
+mod probes;
 mod server;
 mod spans;
 mod streams;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use vlinders_text::{ModelText, ReasoningFormat, ToolFormat};
-use vlinders_types::ModelName;
+use vlinders_types::{ModelName, Pooling};
 
 /// What the frontend must know of a model.
 pub struct ServedModel {
@@ -20,6 +20,10 @@ pub struct ServedModel {
     pub max_context_tokens: u32,
     /// Token ids lie below this.
     pub vocabulary: u32,
+    /// Elements of its hidden states, and so of an embedding.
+    pub hidden: u32,
+    /// How the hidden states of a text become its embedding.
+    pub pooling: Pooling,
 }
 
 /// How a model marks what is no plain answer.

@@ -10,7 +10,7 @@ use vlinders_kernel_cpu::{CpuBackend, CpuOptions};
 use vlinders_kernel_reference::ReferenceBackend;
 use vlinders_model::{LoadedModel, ModelConfig, ModelSource};
 use vlinders_text::{ModelText, TextFiles};
-use vlinders_types::TokenId;
+use vlinders_types::{Pooling, TokenId};
 
 use crate::demo;
 use crate::progress::LoadDisplay;
@@ -18,6 +18,12 @@ use crate::settings::BackendKind;
 
 /// Context of a simulated model that has no limit of its own.
 pub(crate) const SIM_CONTEXT_TOKENS: u32 = 32_768;
+
+/// Elements of a simulated model's hidden states.
+pub(crate) const SIM_HIDDEN: u32 = 8;
+
+/// What a model folder says of embeddings.
+const POOLING_FILE: &str = "1_Pooling/config.json";
 
 /// Where a model comes from and what computes it.
 #[derive(Clone, Debug)]
@@ -51,6 +57,7 @@ pub(crate) enum Compute {
     /// No weights.
     Sim {
         vocabulary: u32,
+        hidden: u32,
         max_context_tokens: u32,
         never_drawn: Arc<[TokenId]>,
         cost: StepCost,
@@ -96,6 +103,31 @@ pub(crate) fn load_text(source: &ModelSource) -> anyhow::Result<ModelText> {
     ModelText::load(&files).with_context(|| format!("model {}", source.place()))
 }
 
+/// How the model's makers turn its hidden states into an embedding: the last token's, unless they say otherwise.
+///
+/// # Errors
+/// When the file is malformed or asks for something else than the last token or the mean.
+pub(crate) fn load_pooling(source: &ModelSource) -> anyhow::Result<Pooling> {
+    let Some(bytes) = source.read(POOLING_FILE)? else {
+        return Ok(Pooling::default());
+    };
+    let name = source.display_name(POOLING_FILE);
+    let settings: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(&bytes).with_context(|| name.clone())?;
+    let modes = settings
+        .iter()
+        .filter(|(key, value)| key.starts_with("pooling_mode_") && value.as_bool() == Some(true));
+    let modes: Vec<&str> = modes.map(|(key, _)| key.as_str()).collect();
+    match modes[..] {
+        [] | ["pooling_mode_lasttoken"] => Ok(Pooling::LastToken),
+        ["pooling_mode_mean_tokens"] => Ok(Pooling::Mean),
+        _ => anyhow::bail!(
+            "{name}: {} is not supported; only the last token or the mean of all are",
+            modes.join(", ")
+        ),
+    }
+}
+
 impl Compute {
     /// Loads the weights, or pretends to.
     ///
@@ -139,6 +171,7 @@ impl Compute {
         let specials = (0..vocabulary).filter(|id| text.is_special(*id));
         Ok(Self::Sim {
             vocabulary,
+            hidden: config.as_ref().map_or(SIM_HIDDEN, |config| config.hidden),
             max_context_tokens: config.map_or(SIM_CONTEXT_TOKENS, |config| config.max_positions),
             never_drawn: specials.collect(),
             cost: order.sim_cost,
@@ -167,6 +200,7 @@ impl Compute {
             }
             Self::Sim {
                 vocabulary,
+                hidden,
                 max_context_tokens,
                 never_drawn,
                 cost,
@@ -174,6 +208,7 @@ impl Compute {
                 let asked = sizes.max_context_tokens.unwrap_or(*max_context_tokens);
                 Ok(Box::new(SimEngine::new(SimOptions {
                     vocabulary: *vocabulary,
+                    hidden: *hidden,
                     // A simulated block is a few bytes: enough of them for every sequence at full length.
                     block_count: vlinders_types::blocks_for_tokens(asked).saturating_mul(sizes.max_rows),
                     max_batch_tokens: sizes.max_batch_tokens,

@@ -8,15 +8,19 @@ use vlinders_frontend::{ModelFormats, ServedModel};
 use vlinders_kernel_api::Urgency;
 use vlinders_model::{ModelConfig, ModelSource};
 use vlinders_text::ModelText;
-use vlinders_types::ModelName;
+use vlinders_types::{ModelName, Pooling};
 
-use crate::models::{Compute, EngineSizes, ModelOrder, SIM_CONTEXT_TOKENS, default_name, load_text, source};
+use crate::models::{
+    Compute, EngineSizes, ModelOrder, SIM_CONTEXT_TOKENS, SIM_HIDDEN, default_name, load_pooling, load_text,
+    source,
+};
 use crate::settings::{EngineSettings, ModelChoice};
 
 /// A model that is ready to be computed.
 pub(crate) struct Model {
     pub(crate) name: ModelName,
     pub(crate) text: Arc<ModelText>,
+    pub(crate) pooling: Pooling,
     compute: Compute,
     max_model_len: Option<u32>,
 }
@@ -44,6 +48,7 @@ impl Model {
         Ok(Self {
             name: name_of(choice),
             text: Arc::new(text),
+            pooling: load_pooling(&source)?,
             compute,
             max_model_len: choice.max_model_len,
         })
@@ -97,9 +102,9 @@ pub(crate) fn served(choice: &ModelChoice) -> anyhow::Result<ServedModel> {
         "--max-model-len: {asked} is more than model {} allows ({longest})",
         source.place()
     );
-    let vocabulary = match config {
-        Some(config) => config.vocabulary,
-        None => u32::try_from(text.vocabulary_size())?,
+    let (vocabulary, hidden) = match config {
+        Some(config) => (config.vocabulary, config.hidden),
+        None => (u32::try_from(text.vocabulary_size())?, SIM_HIDDEN),
     };
     Ok(ServedModel {
         name: name_of(choice),
@@ -108,6 +113,8 @@ pub(crate) fn served(choice: &ModelChoice) -> anyhow::Result<ServedModel> {
         text: Arc::new(text),
         max_context_tokens: asked,
         vocabulary,
+        hidden,
+        pooling: load_pooling(&source)?,
     })
 }
 

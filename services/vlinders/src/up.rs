@@ -299,6 +299,8 @@ impl Up {
             text: Arc::clone(&model.text),
             max_context_tokens: facts.max_context_tokens,
             vocabulary: facts.vocabulary,
+            hidden: facts.hidden,
+            pooling: model.pooling,
         };
         let config = FrontendConfig {
             request_deadline: settings.queue.request_deadline,

@@ -89,6 +89,26 @@ pub(super) fn responses() -> Value {
     }))
 }
 
+pub(super) fn embeddings() -> Value {
+    let vector = json!({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "number"}}]});
+    let entry = object(&json!({"object": {"const": "embedding"}, "index": count(), "embedding": vector}));
+    object(&json!({
+        "object": {"const": "list"}, "data": {"type": "array", "items": entry}, "model": text(),
+        "usage": object(&json!({"prompt_tokens": count(), "total_tokens": count()})),
+    }))
+}
+
+pub(super) fn decision() -> Value {
+    let share = object(&json!({
+        "label": text(), "logprob": {"type": "number", "maximum": 0},
+        "probability": {"type": "number", "minimum": 0, "maximum": 1},
+    }));
+    object(&json!({
+        "id": text(), "object": {"const": "decision"}, "created": count(), "model": text(), "label": text(),
+        "probabilities": {"type": "array", "items": share}, "usage": {"type": "object"},
+    }))
+}
+
 pub(super) fn counted() -> Value {
     object(&json!({"input_tokens": count()}))
 }

@@ -54,6 +54,20 @@ const POSTS: &[Post] = &[
         can_stream: true,
     },
     Post {
+        path: "/v1/embeddings",
+        endpoint: Endpoint::Embeddings,
+        about: "Makes vectors of texts.",
+        answer: answers::embeddings,
+        can_stream: false,
+    },
+    Post {
+        path: "/v1/decisions",
+        endpoint: Endpoint::Decisions,
+        about: "Tells how likely each of some labels is to follow a text or a conversation.",
+        answer: answers::decision,
+        can_stream: false,
+    },
+    Post {
         path: "/tokenize",
         endpoint: Endpoint::Tokenize,
         about: "Shows a text or a conversation as tokens.",

@@ -16,6 +16,8 @@ pub(super) fn schema(endpoint: Endpoint, name: &str) -> Option<Value> {
         Endpoint::Detokenize => detokenize(name),
         Endpoint::Messages => messages(name),
         Endpoint::Responses => responses(name),
+        Endpoint::Embeddings => embeddings(name),
+        Endpoint::Decisions => decisions(name),
     };
     own.or_else(|| sampling(name))
         .or_else(|| constraint(name))
@@ -30,7 +32,8 @@ pub(super) const fn required(endpoint: Endpoint) -> &'static [&'static str] {
         Endpoint::Tokenize => &["model"],
         Endpoint::Detokenize => &["model", "tokens"],
         Endpoint::Messages => &["model", "messages", "max_tokens"],
-        Endpoint::Responses => &["model", "input"],
+        Endpoint::Responses | Endpoint::Embeddings => &["model", "input"],
+        Endpoint::Decisions => &["model", "labels"],
     }
 }
 
@@ -51,12 +54,7 @@ fn chat(name: &str) -> Option<Value> {
 
 fn completion(name: &str) -> Option<Value> {
     Some(match name {
-        "prompt" => {
-            let text = json!({"type": "string", "minLength": 1});
-            let tokens = list(&token(), 1, LIMITS.prompt_tokens);
-            let several = list(&json!({"anyOf": [text, tokens]}), 1, LIMITS.prompts);
-            json!({"anyOf": [text, tokens, several]})
-        }
+        "prompt" => prompts(LIMITS.prompts),
         "echo" => json!({"type": "boolean"}),
         "logprobs" => whole(LIMITS.top_logprobs),
         _ => return None,
@@ -140,6 +138,37 @@ fn responses(name: &str) -> Option<Value> {
             "properties": {"effort": {"type": ["string", "null"]}}}),
         _ => return None,
     })
+}
+
+fn embeddings(name: &str) -> Option<Value> {
+    Some(match name {
+        "input" => prompts(LIMITS.inputs),
+        "dimensions" => whole(LIMITS.dimensions),
+        "encoding_format" => json!({"enum": ["float", "base64"]}),
+        _ => return None,
+    })
+}
+
+fn decisions(name: &str) -> Option<Value> {
+    Some(match name {
+        "input" => prompts(1),
+        "labels" => {
+            let label = json!({"type": "string", "minLength": 1, "maxLength": LIMITS.name_bytes});
+            let mut labels = list(&label, 2, LIMITS.labels);
+            labels["uniqueItems"] = true.into();
+            labels
+        }
+        "calibrate" => json!({"type": "boolean"}),
+        _ => return chat(name),
+    })
+}
+
+/// Texts or tokens: one, or so many.
+fn prompts(most: usize) -> Value {
+    let text = json!({"type": "string", "minLength": 1});
+    let tokens = list(&token(), 1, LIMITS.prompt_tokens);
+    let several = list(&json!({"anyOf": [text, tokens]}), 1, most);
+    json!({"anyOf": [text, tokens, several]})
 }
 
 fn sampling(name: &str) -> Option<Value> {

@@ -23,12 +23,15 @@ use axum::response::Response;
 use vlinders_openai_api::ApiError;
 
 pub(crate) use chat::chat_prompt;
+pub(crate) use failure::outcome;
 use prepare::PrepareOrder;
 pub(crate) use prepare::{Prepared, Preparer, check_tokens, find_model, model_not_found, text_error};
+pub(crate) use submit::{Submission, enqueue, pattern, specs};
 
 use crate::app::App;
 use crate::http::{RequestContext, error_response, rate_headers, read_json};
 use crate::limiter::Reservation;
+use crate::probes::{self, Probe};
 use crate::{Admission, Caller, Cost, Exhausted};
 
 /// Which endpoint a request came to.
@@ -45,7 +48,7 @@ pub(crate) async fn chat(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Response {
-    serve(app, (context, caller), Endpoint::Chat, request).await
+    serve(app, (context, caller), Door::Answers(Endpoint::Chat), request).await
 }
 
 /// `/v1/completions`.
@@ -55,17 +58,67 @@ pub(crate) async fn completion(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Response {
-    serve(app, (context, caller), Endpoint::Completion, request).await
+    serve(
+        app,
+        (context, caller),
+        Door::Answers(Endpoint::Completion),
+        request,
+    )
+    .await
 }
 
-async fn serve(
+/// Where a request goes once it is let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Door {
+    /// Tokens are drawn.
+    Answers(Endpoint),
+    /// Something is told of prompts.
+    Probes(Probe),
+}
+
+/// A request whose tokens are known.
+enum Understood {
+    Answer(Box<Prepared>),
+    Probe(Box<probes::Asked>),
+}
+
+impl Understood {
+    /// Tokens it may use.
+    fn most_tokens(&self) -> u64 {
+        match self {
+            Self::Answer(prepared) => prepared.most_tokens(),
+            Self::Probe(asked) => asked.tokens(),
+        }
+    }
+}
+
+async fn understand(
+    app: &Arc<App>,
+    context: &RequestContext,
+    (caller, door): (&Caller, Door),
+    request: Request,
+) -> Result<Understood, ApiError> {
+    Ok(match door {
+        Door::Answers(endpoint) => {
+            let prepared = prepare(app, context, (caller, endpoint), request).await?;
+            Understood::Answer(Box::new(prepared))
+        }
+        Door::Probes(probe) => {
+            let asked = probes::prepare(app, context, (caller, probe), request).await?;
+            Understood::Probe(Box::new(asked))
+        }
+    })
+}
+
+/// Lets a request in, and answers it.
+pub(crate) async fn serve(
     app: Arc<App>,
     (context, caller): (RequestContext, Caller),
-    endpoint: Endpoint,
+    door: Door,
     request: Request,
 ) -> Response {
-    let prepared = prepare(&app, &context, (&caller, endpoint), request).await;
-    let tokens = prepared.as_ref().map_or(0, Prepared::most_tokens);
+    let understood = understand(&app, &context, (&caller, door), request).await;
+    let tokens = understood.as_ref().map_or(0, Understood::most_tokens);
     let cost = Cost {
         request: context.request_id,
         started_ms: app.clock.now_ms(),
@@ -76,8 +129,9 @@ async fn serve(
         Admission::Admitted(limit) => {
             let reservation = Reservation::new(app.settling.clone(), caller.clone(), cost);
             context.record.reserved(reservation);
-            let answered = match prepared {
-                Ok(prepared) => answer(&app, context, caller, prepared).await,
+            let answered = match understood {
+                Ok(Understood::Answer(prepared)) => answer(&app, context, caller, *prepared).await,
+                Ok(Understood::Probe(asked)) => probes::answer(&app, context, caller, *asked).await,
                 Err(error) => Err(error),
             };
             let response = answered.unwrap_or_else(|error| error_response(&error));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use vlinders_bus::{BusError, StreamName, Subject};
 use vlinders_openai_api::{ApiError, Envelope};
-use vlinders_types::{Request, RequestId, Task};
+use vlinders_types::{ModelName, Request, RequestId, SamplingParams, StopRules, Task, TextRules};
 use vlinders_wire::encode_request;
 use vlinders_wire::subjects::{request_message_id, request_subject};
 
@@ -36,11 +36,16 @@ pub(crate) async fn submit(
     submission: Submission,
     prepared: Prepared,
 ) -> Result<(Claim, Writer), ApiError> {
+    let (specs, writer) = split(app, submission, prepared);
+    Ok((enqueue(app, specs).await?, writer))
+}
+
+/// Opens streams and enqueues their requests.
+pub(crate) async fn enqueue(app: &App, specs: Vec<StreamSpec>) -> Result<Claim, ApiError> {
     if app.stopping.is_cancelled() {
         let text = "the server is shutting down; try again";
         return Err(ApiError::new(503, "shutting_down", text).with_retry_after(QUEUE_RETRY_S));
     }
-    let (specs, writer) = split(app, submission, prepared);
     let claim = app.streams.open(specs).map_err(|_too_many| {
         ApiError::new(503, "overloaded", "too many requests are running; try again soon")
             .with_retry_after(QUEUE_RETRY_S)
@@ -55,7 +60,7 @@ pub(crate) async fn submit(
     match stored.await {
         Ok(_stored) => {
             claim.begin_others();
-            Ok((claim, writer))
+            Ok(claim)
         }
         Err(error) => Err(refused(claim, &error)),
     }
@@ -100,7 +105,6 @@ fn refused(claim: Claim, error: &BusError) -> ApiError {
 fn split(app: &App, submission: Submission, prepared: Prepared) -> (Vec<StreamSpec>, Writer) {
     let created_ms = app.clock.now_ms();
     let prompt_tokens = u32::try_from(prepared.prompt_tokens()).unwrap_or(u32::MAX);
-    let deadline_ms = u64::try_from(app.config.request_deadline.as_millis()).unwrap_or(u64::MAX);
     let prefix = match &prepared.shape {
         AnswerShape::Chat { .. } => "chatcmpl",
         AnswerShape::Completion { .. } => "cmpl",
@@ -112,32 +116,16 @@ fn split(app: &App, submission: Submission, prepared: Prepared) -> (Vec<StreamSp
         system_fingerprint: FINGERPRINT,
         service_tier: prepared.names_service_tier.then_some("default"),
     };
-    let parent = submission.trace.parent();
     let pattern = Request {
-        request_id: submission.request_id,
-        attempt: 0,
-        tenant: submission.caller.tenant,
-        key: submission.caller.key,
-        model: prepared.model.name.clone(),
-        frontend: app.frontend.clone(),
-        // Given by the table of streams.
-        handle: 0,
-        created_ms,
-        deadline_ms: created_ms.saturating_add(deadline_ms),
         stream: prepared.is_streamed,
-        prompt_ids: Vec::new(),
-        emitted_ids: Vec::new(),
         sampling: prepared.sampling,
         stop: prepared.stop,
         constraint: prepared.constraint,
         text: prepared.text,
-        bills_prompt: true,
         priority: prepared.priority,
         cache_salt: prepared.cache_salt,
-        trace_parent: parent.map(|parent| parent.to_string()),
-        published_us: published_us(parent),
-        task: Task::Generate,
         prompt_logprobs: prepared.prompt_logprobs,
+        ..pattern(app, &submission, &prepared.model.name)
     };
     let counts = ChoiceCounts {
         choices: (prepared.choices.told as usize) * prepared.prompts.len(),
@@ -152,14 +140,7 @@ fn split(app: &App, submission: Submission, prepared: Prepared) -> (Vec<StreamSp
     let ids = prepared.prompts.iter().map(|prompt| prompt.ids.clone()).collect();
     let prompts = Prompts::new(Arc::clone(&prepared.model.text), ids);
     let requests = requests(&pattern, prepared.prompts, prepared.choices.computed);
-    let deadline = Instant::now() + app.config.request_deadline;
-    let specs = requests.into_iter().map(|request| StreamSpec {
-        is_follower: !request.bills_prompt,
-        request,
-        span: submission.trace.span.clone(),
-        deadline,
-        buffer_bytes: app.config.stream_buffer_bytes,
-    });
+    let specs = specs(app, &submission, requests);
     let writer = Writer::new(WriterParts {
         envelope,
         shape: prepared.shape,
@@ -168,7 +149,53 @@ fn split(app: &App, submission: Submission, prepared: Prepared) -> (Vec<StreamSp
         id: submission.request_id,
         prompts,
     });
-    (specs.collect(), writer)
+    (specs, writer)
+}
+
+/// A request of this caller that asks for nothing yet.
+pub(crate) fn pattern(app: &App, submission: &Submission, model: &ModelName) -> Request {
+    let created_ms = app.clock.now_ms();
+    let deadline_ms = u64::try_from(app.config.request_deadline.as_millis()).unwrap_or(u64::MAX);
+    let parent = submission.trace.parent();
+    Request {
+        request_id: submission.request_id,
+        attempt: 0,
+        tenant: submission.caller.tenant.clone(),
+        key: submission.caller.key.clone(),
+        model: model.clone(),
+        frontend: app.frontend.clone(),
+        // Given by the table of streams.
+        handle: 0,
+        created_ms,
+        deadline_ms: created_ms.saturating_add(deadline_ms),
+        stream: false,
+        prompt_ids: Vec::new(),
+        emitted_ids: Vec::new(),
+        sampling: SamplingParams::default(),
+        stop: StopRules::default(),
+        constraint: None,
+        text: TextRules::default(),
+        bills_prompt: true,
+        priority: 0,
+        cache_salt: None,
+        trace_parent: parent.map(|parent| parent.to_string()),
+        published_us: published_us(parent),
+        task: Task::Generate,
+        prompt_logprobs: None,
+    }
+}
+
+/// Streams for requests; those that are not billed for their prompts follow the one before them that is.
+pub(crate) fn specs(app: &App, submission: &Submission, requests: Vec<Request>) -> Vec<StreamSpec> {
+    let deadline = Instant::now() + app.config.request_deadline;
+    let spec = |request: Request| StreamSpec {
+        is_follower: !request.bills_prompt,
+        request,
+        span: submission.trace.span.clone(),
+        deadline,
+        buffer_bytes: app.config.stream_buffer_bytes,
+    };
+    requests.into_iter().map(spec).collect()
 }
 
 /// A request for each choice of each prompt. The first one of each prompt goes before the others and is billed for the

@@ -11,7 +11,7 @@ use vlinders_openai_api::ApiError;
 
 use super::{access, envelope, error_response, health, models};
 use crate::app::App;
-use crate::{dialects, generate, tokens};
+use crate::{dialects, generate, probes, tokens};
 
 /// One path and what answers there.
 pub(crate) struct Route {
@@ -38,6 +38,8 @@ pub(crate) fn routes() -> Vec<Route> {
         post("/v1/messages", on_post(dialects::messages)),
         post("/v1/messages/count_tokens", on_post(dialects::count_tokens)),
         post("/v1/responses", on_post(dialects::responses)),
+        post("/v1/embeddings", on_post(probes::embeddings)),
+        post("/v1/decisions", on_post(probes::decisions)),
         post("/tokenize", on_post(tokens::tokenize)),
         post("/detokenize", on_post(tokens::detokenize)),
         get("/v1/models", on_get(models::list)),

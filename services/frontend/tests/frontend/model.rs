@@ -30,6 +30,8 @@ pub(crate) fn served_model() -> ServedModel {
             reasoning: Some(ReasoningFormat::Think),
         },
         max_context_tokens: CONTEXT,
+        hidden: 8,
+        pooling: vlinders_types::Pooling::LastToken,
         vocabulary: VOCABULARY,
     }
 }

@@ -97,6 +97,8 @@ impl World {
             text: Arc::clone(&self.text),
             max_context_tokens: 1024,
             vocabulary: 257,
+            hidden: 8,
+            pooling: vlinders_types::Pooling::LastToken,
         };
         let parts = FrontendParts {
             bus: Arc::clone(&self.bus),

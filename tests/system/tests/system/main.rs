@@ -12,6 +12,7 @@ mod ledger_cli;
 mod limits;
 mod logs;
 mod own_models;
+mod scoring;
 mod sdk;
 mod settings;
 mod start;

@@ -32,6 +32,11 @@ async fn whatever_the_description_allows_or_forbids_is_answered_as_it_says() -> 
     served("openapi_check.py").await
 }
 
+#[tokio::test]
+async fn embeddings_and_scores_reach_the_official_python_client() -> Checked {
+    served("embeddings_check.py").await
+}
+
 async fn served(script: &str) -> Checked {
     let server = Server::start(&[]).await?;
     let checked = Command::new(python()?)
