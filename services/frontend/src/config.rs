@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use vlinders_openai_api::UnknownFields;
 
+use crate::TapForm;
+
 /// How the frontend behaves. [`FrontendConfig::default`] is fit for production.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FrontendConfig {
@@ -21,6 +23,8 @@ pub struct FrontendConfig {
     pub stream_buffer_bytes: usize,
     /// Silence on a stream after which a comment shows that it lives.
     pub keep_alive: Duration,
+    /// How tokens are told to subscribers outside the service. None: they are not.
+    pub tap: Option<TapForm>,
     /// Open connections at most.
     pub connections: usize,
     /// Streams that one HTTP/2 connection may have open.
@@ -58,6 +62,7 @@ impl Default for FrontendConfig {
             stalled_client: Duration::from_secs(60),
             stream_buffer_bytes: 256 * 1024,
             keep_alive: Duration::from_secs(15),
+            tap: None,
             connections: 8192,
             streams_per_connection: 128,
             requests_in_flight: 8192,

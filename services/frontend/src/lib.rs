@@ -21,6 +21,7 @@ mod probes;
 mod server;
 mod spans;
 mod streams;
+mod tap;
 mod tokens;
 mod waiting_room;
 mod workers;
@@ -40,6 +41,7 @@ use crate::limiter::Settling;
 use crate::lives::Lives;
 use crate::metrics::FrontendMetrics;
 use crate::streams::{BatchOrder, Canceller, Failover, FailoverRules, Streams, WayBack};
+use crate::tap::Tap;
 use crate::workers::Workers;
 
 pub use auth::{
@@ -54,6 +56,7 @@ pub use limiter::{
     RedisLimiter, RedisLimits, Window,
 };
 pub use models::{ModelFormats, NameTaken, ServedModel, ServedModels};
+pub use tap::TapForm;
 pub use waiting_room::wait_on;
 
 /// Tells at once, asking nobody, whether something is connected now.
@@ -151,7 +154,13 @@ pub async fn start(parts: FrontendParts, listener: TcpListener) -> Result<Fronte
     let workers = Arc::new(Workers::default());
     let (canceller, cancels) =
         Canceller::new(Arc::clone(&parts.bus), Arc::clone(&workers), Arc::clone(&metrics));
-    let streams = Streams::new(parts.config.requests_in_flight, canceller, Arc::clone(&metrics));
+    let (tap, flow) = Tap::new(parts.config.tap, &parts.bus, &metrics);
+    if let Some(flow) = flow {
+        let end = parts.tasks.stopping(Stage::Flush);
+        parts.tasks.spawn(Stage::Flush, "frontend-tap", flow.run(end));
+    }
+    let in_flight = parts.config.requests_in_flight;
+    let streams = Streams::new(in_flight, canceller, tap, Arc::clone(&metrics));
     let lives = Arc::new(Lives::new(parts.config.beacon_fresh));
     let failover = Failover {
         bus: Arc::clone(&parts.bus),

@@ -29,6 +29,9 @@ pub(crate) struct FrontendMetrics {
     pub(crate) lost_messages: Counter,
     /// Cancellations that did not fit the canceller's queue.
     pub(crate) lost_cancels: Counter,
+    /// Events of the tap that the bus took, and those it did not take in time.
+    pub(crate) tap_sent: Counter,
+    pub(crate) tap_dropped: Counter,
 }
 
 impl FrontendMetrics {
@@ -47,6 +50,8 @@ impl FrontendMetrics {
             lost_messages: all.counter("frontend_lost_messages", "Step batches lost by being slow", &[]),
             lost_cancels: all.counter("frontend_lost_cancels", "Cancellations not sent", &[]),
             consumers: Mutex::default(),
+            tap_sent: all.counter("tap_events_sent", "Events told to outside subscribers", &[]),
+            tap_dropped: all.counter("tap_events_dropped", "Events the bus did not take in time", &[]),
             all,
         }
     }

@@ -19,4 +19,6 @@ pub(crate) use claim::Claim;
 pub(crate) use failover::{Failover, FailoverRules};
 pub(crate) use stream::{Stream, StreamSpec};
 pub(crate) use table::Streams;
+#[cfg(test)]
+pub(crate) use table::tests::request as test_request;
 pub(crate) use tasks::{WayBack, spawn};

@@ -17,6 +17,7 @@ use super::course::{Course, Origin};
 use super::stream::{Stream, StreamSpec};
 use crate::lives::Book;
 use crate::metrics::FrontendMetrics;
+use crate::tap::Tap;
 
 /// Abandoned streams remembered, to stop workers that did not hear the first cancellation.
 const MAX_ABANDONED: usize = 4096;
@@ -29,6 +30,7 @@ pub(crate) struct Streams {
     next_handle: AtomicU64,
     max_running: usize,
     canceller: Canceller,
+    tap: Tap,
     metrics: Arc<FrontendMetrics>,
     /// A stream must be put into the queue at once.
     due: Notify,
@@ -53,12 +55,18 @@ struct Abandoned {
 pub(crate) struct TooMany;
 
 impl Streams {
-    pub(crate) fn new(max_running: usize, canceller: Canceller, metrics: Arc<FrontendMetrics>) -> Arc<Self> {
+    pub(crate) fn new(
+        max_running: usize,
+        canceller: Canceller,
+        tap: Tap,
+        metrics: Arc<FrontendMetrics>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             tables: Mutex::default(),
             next_handle: AtomicU64::new(1),
             max_running,
             canceller,
+            tap,
             metrics,
             due: Notify::new(),
         })
@@ -133,6 +141,7 @@ impl Streams {
             }
             return;
         };
+        let news = self.tap.look(&stream.spec.request, &chunk);
         let delivered = stream.push(from, chunk);
         if delivered.is_handed_back {
             self.due.notify_one();
@@ -153,9 +162,11 @@ impl Streams {
             None => {}
         }
         match delivered.pushed {
+            Pushed::Taken | Pushed::Early => self.tap.tell(news),
             // A gap is for the failover to close.
-            Pushed::Taken | Pushed::Stale | Pushed::Early | Pushed::Gap => {}
+            Pushed::Stale | Pushed::Gap => {}
             Pushed::Ended => {
+                self.tap.tell(news);
                 self.metrics
                     .count_tokens(stream.spec.request.billed(delivered.counts));
                 self.remove(handle);
@@ -288,7 +299,7 @@ impl Streams {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use vlinders_bus::{Bus, InProcessBus, InProcessLimits, Subject, Subscription};
     use vlinders_service_kit::{Metrics, SharedSpan, Stage, Tasks};
     use vlinders_types::{
@@ -305,15 +316,19 @@ mod tests {
         let subject = Subject::new(worker_subject(&WorkerId::new("w"), WorkerCall::Cancel));
         let cancels = bus.subscribe(&subject).await.unwrap();
         let metrics = Arc::new(FrontendMetrics::new(Metrics::default()));
-        let (canceller, cancel_loop) =
-            Canceller::new(bus, Arc::new(Workers::default()), Arc::clone(&metrics));
+        let (canceller, cancel_loop) = Canceller::new(
+            Arc::clone(&bus),
+            Arc::new(Workers::default()),
+            Arc::clone(&metrics),
+        );
         let tasks = Tasks::new();
         tasks.spawn(
             Stage::Flush,
             "cancels",
             cancel_loop.run(tasks.stopping(Stage::Flush)),
         );
-        (Streams::new(2, canceller, metrics), cancels, tasks)
+        let (tap, _closed) = Tap::new(None, &bus, &metrics);
+        (Streams::new(2, canceller, tap, metrics), cancels, tasks)
     }
 
     fn origin() -> Origin {
@@ -323,7 +338,7 @@ mod tests {
         }
     }
 
-    fn request(number: u128) -> Request {
+    pub(crate) fn request(number: u128) -> Request {
         Request {
             request_id: RequestId(number),
             attempt: 0,

@@ -17,5 +17,6 @@ mod responses;
 mod scoring;
 mod shapes;
 mod support;
+mod tap;
 mod tokens;
 mod tools;

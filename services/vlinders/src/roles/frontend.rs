@@ -71,6 +71,7 @@ async fn serve(settings: FrontendSettings) -> anyhow::Result<()> {
         config: FrontendConfig {
             request_deadline: settings.queue.request_deadline,
             drain: settings.drain,
+            tap: settings.tap,
             open_metrics,
             ..FrontendConfig::default()
         },

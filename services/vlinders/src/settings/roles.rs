@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use vlinders_bus::NatsOptions;
-use vlinders_frontend::{DuringOutage, RedisAddress, RedisLimits};
+use vlinders_frontend::{DuringOutage, RedisAddress, RedisLimits, TapForm};
 use vlinders_ledger::PostgresOptions;
 use vlinders_service_kit::{Checks, Given, SettingValue};
 use vlinders_worker::Role;
@@ -78,6 +78,9 @@ pub(crate) struct FrontendArgs {
         default_value = "limit-locally"
     )]
     rate_limit_outage: Given<Outage>,
+    /// Tell what tenants are answered on vl.ev.TENANT.MODEL: `off`, `protobuf` or `json`
+    #[arg(long, env = "TAP", value_name = "FORM", default_value = "off")]
+    tap: Given<TapSetting>,
     /// Seconds that running requests may go on once the process is asked to stop
     #[arg(long, env = "DRAIN_S", value_name = "SECONDS", default_value = "300")]
     drain_s: Given<u64>,
@@ -85,6 +88,20 @@ pub(crate) struct FrontendArgs {
     spool: SpoolArgs,
     #[command(flatten)]
     process: ProcessArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct TapSetting(Option<TapForm>);
+
+impl SettingValue for TapSetting {
+    fn read(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self(None)),
+            "protobuf" => Ok(Self(Some(TapForm::Protobuf))),
+            "json" => Ok(Self(Some(TapForm::Json))),
+            _ => Err("is no form; use `off`, `protobuf` or `json`".to_owned()),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +143,7 @@ pub(crate) struct FrontendSettings {
     pub(crate) nats: NatsOptions,
     pub(crate) queue: QueueSettings,
     pub(crate) rate: RateSettings,
+    pub(crate) tap: Option<TapForm>,
     pub(crate) drain: Duration,
     pub(crate) spool: SpoolSettings,
     pub(crate) log: LogSettings,
@@ -158,6 +176,9 @@ impl FrontendArgs {
             models: self.model.read_all(checks_of),
             nats: self.nats.read("vlinders-frontend".to_owned(), checks_of),
             queue: self.queue.read(checks_of),
+            tap: checks_of
+                .value("tap", &self.tap)
+                .and_then(|TapSetting(form)| form),
             drain: Duration::from_secs(checks_of.number("drain_s", &self.drain_s, 0..=DRAIN_S)),
             spool: self.spool.read(checks_of),
             log: self.process.read(checks_of),

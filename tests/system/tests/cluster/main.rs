@@ -6,6 +6,7 @@ mod outages;
 mod scaling;
 mod servers;
 mod subjects;
+mod tap;
 mod trace;
 mod workers;
 
