@@ -220,7 +220,7 @@ class Errors(Case):
 
     def test_no_such_route_is_not_found(self) -> None:
         with self.assertRaises(openai.NotFoundError):
-            self.client.embeddings.create(model=MODEL, input="x")
+            self.client.moderations.create(model=MODEL, input="x")
 
 
 class Leaving(Case):
