@@ -181,10 +181,7 @@ fn top_level(constraint: &Constraint) -> Result<TopLevelGrammar, GrammarError> {
         Constraint::JsonSchema(text) => TopLevelGrammar::from_json_schema(schema::prepare(text)?),
         Constraint::Regex(regex) => TopLevelGrammar::from_lark(lark::of_regex(regex)?),
         Constraint::Choice(texts) => TopLevelGrammar::from_lark(lark::of_choice(texts)?),
-        Constraint::Lark(text) => {
-            lark::check_depth(text)?;
-            TopLevelGrammar::from_lark(text.clone())
-        }
+        Constraint::Lark(text) => TopLevelGrammar::from_lark(lark::with_schemas(text)?),
     })
 }
 

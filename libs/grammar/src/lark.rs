@@ -2,10 +2,12 @@
 
 use std::fmt::Write;
 
-use crate::GrammarError;
+use serde_json::Value;
+
+use crate::{GrammarError, schema};
 
 /// Brackets inside brackets at most: the parser of grammars goes as deep as they do.
-const DEEPEST: usize = 64;
+const DEEPEST: usize = 128;
 
 /// A grammar of the texts that `regex` matches as a whole.
 pub(crate) fn of_regex(regex: &str) -> Result<String, GrammarError> {
@@ -21,6 +23,26 @@ pub(crate) fn of_choice(texts: &[String]) -> Result<String, GrammarError> {
     }
     let texts: Vec<String> = texts.iter().map(|text| literal(text)).collect();
     Ok(format!("start: /({})/\n", texts.join("|")))
+}
+
+/// A grammar whose schemas are checked, and told to the parser as those that come alone. Only grammars made by the service
+/// itself have any.
+pub(crate) fn with_schemas(text: &str) -> Result<String, GrammarError> {
+    const DIRECTIVE: &str = "%json";
+    check_depth(text)?;
+    let (mut prepared, mut rest) = (String::new(), text);
+    while let Some(at) = rest.find(DIRECTIVE) {
+        let (before, schema) = rest.split_at(at + DIRECTIVE.len());
+        let mut values = serde_json::Deserializer::from_str(schema).into_iter::<Value>();
+        let Some(Ok(value)) = values.next() else {
+            return Err(GrammarError::invalid("grammar", "a schema in it is not JSON"));
+        };
+        let value = schema::prepare(&value.to_string())?;
+        write!(prepared, "{before} {value}").expect("a string takes all that is written");
+        rest = &schema[values.byte_offset()..];
+    }
+    prepared.push_str(rest);
+    Ok(prepared)
 }
 
 /// A regular expression that matches only `text`, fit to stand between slashes.
@@ -109,7 +131,7 @@ mod tests {
 
     #[test]
     fn deep_brackets_are_refused() {
-        assert!(of_regex(&"(".repeat(65)).is_err());
+        assert!(of_regex(&"(".repeat(129)).is_err());
         assert!(of_regex(&format!("{}a{}", "(".repeat(60), ")".repeat(60))).is_ok());
     }
 }

@@ -7,6 +7,7 @@
 mod chat;
 mod chat_answer;
 mod completion;
+mod constraint;
 mod decisions;
 mod embeddings;
 mod error;
@@ -35,6 +36,7 @@ pub use chat_answer::{
     AssistantMessage, ChatAnswer, ChatChoice, ChatChunk, ChatChunkChoice, Delta, ToolCall, ToolCallDelta,
 };
 pub use completion::{CompletionRequest, parse_completion};
+pub use constraint::Wanted;
 pub use decisions::{
     DecisionAnswer, DecisionContext, DecisionHead, DecisionRequest, LabelProbability, parse_decision,
 };

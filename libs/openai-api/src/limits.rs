@@ -89,6 +89,14 @@ pub struct Limits {
     pub top_k: WholeRange,
     /// See the sampling parameter of this name.
     pub min_p: NumberRange,
+    /// Bytes of a JSON schema, and of all texts of a choice together.
+    pub schema_bytes: usize,
+    /// Bytes of a regular expression.
+    pub regex_bytes: usize,
+    /// Bytes of a grammar.
+    pub grammar_bytes: usize,
+    /// Texts to choose from.
+    pub choice_texts: usize,
     /// Presence and frequency penalty.
     pub penalty: NumberRange,
     /// Above 1 discourages, below 1 encourages repetition; 0 would divide by zero.
@@ -148,6 +156,10 @@ pub const LIMITS: Limits = Limits {
         max: 1 << 31,
     },
     min_p: NumberRange { min: 0.0, max: 1.0 },
+    schema_bytes: 64 * 1024,
+    regex_bytes: 4 * 1024,
+    grammar_bytes: 64 * 1024,
+    choice_texts: 1000,
     penalty: NumberRange { min: -2.0, max: 2.0 },
     repetition_penalty: NumberRange { min: 0.01, max: 10.0 },
     priority: WholeRange {

@@ -55,7 +55,6 @@ pub(crate) enum Harmless {
     Bool(bool),
     EmptyList,
     Text(&'static str),
-    Kind(&'static str),
 }
 
 use Standing::{Elsewhere as E, NotOffered as N, Works as W};
@@ -86,9 +85,8 @@ const PARAMETERS: &[(&str, Standing, Standing)] = &[
     // Constraints and tools.
     ("tools", W, LIST), ("functions", LIST, LIST), ("function_call", N(Harmless::Text("none")), NULL),
     ("tool_choice", W, NULL), ("parallel_tool_calls", W, E),
-    ("response_format", N(Harmless::Kind("text")), N(Harmless::Kind("text"))),
-    ("structured_outputs", NULL, NULL), ("guided_json", NULL, NULL), ("guided_regex", NULL, NULL),
-    ("guided_choice", NULL, NULL), ("guided_grammar", NULL, NULL), ("guided_decoding_backend", NULL, NULL),
+    ("response_format", W, W), ("structured_outputs", W, W), ("guided_json", W, W), ("guided_regex", W, W),
+    ("guided_choice", W, W), ("guided_grammar", W, W), ("guided_decoding_backend", NULL, NULL),
     ("guided_whitespace_pattern", NULL, NULL), ("allowed_token_ids", LIST, LIST), ("bad_words", LIST, LIST),
     ("logits_processors", LIST, LIST), ("json_schema", NULL, NULL), ("grammar", NULL, NULL),
     ("regex", NULL, NULL), ("ebnf", NULL, NULL),
@@ -182,9 +180,8 @@ impl Harmless {
             (Self::Bool(wanted), Shape::Bool(value)) => wanted == *value,
             (Self::EmptyList, Shape::List { is_empty }) => *is_empty,
             (Self::Text(wanted), Shape::Text(value)) => wanted == value,
-            (Self::Kind(wanted), Shape::Object { kind, .. }) => kind.as_deref() == Some(wanted),
             (
-                Self::NullOnly | Self::Bool(_) | Self::EmptyList | Self::Text(_) | Self::Kind(_),
+                Self::NullOnly | Self::Bool(_) | Self::EmptyList | Self::Text(_),
                 Shape::Bool(_)
                 | Shape::Number(_)
                 | Shape::Text(_)
@@ -363,15 +360,9 @@ mod tests {
     #[test]
     fn a_refused_parameter_may_ask_for_nothing() {
         let check = |body: &str| check(body.as_bytes(), Endpoint::Chat, UnknownFields::Refuse).is_ok();
-        assert!(check(
-            r#"{"functions":[],"function_call":"none","response_format":{"type":"text"},"store":false}"#
-        ));
-        assert!(check(r#"{"tools":null,"audio":null,"response_format":null}"#));
-        for body in [
-            r#"{"functions":[1]}"#,
-            r#"{"function_call":"auto"}"#,
-            r#"{"response_format":{"type":"json_object"}}"#,
-        ] {
+        assert!(check(r#"{"functions":[],"function_call":"none","store":false}"#));
+        assert!(check(r#"{"tools":null,"audio":null}"#));
+        for body in [r#"{"functions":[1]}"#, r#"{"function_call":"auto"}"#] {
             assert!(!check(body), "{body}");
         }
     }

@@ -4,7 +4,7 @@ use vlinders_types::{SamplingParams, StopRules, TokenId};
 
 use crate::raw::{RawRequest, count_in, label, whole_in};
 use crate::values::Number;
-use crate::{ApiError, LIMITS, NumberRange, WholeRange};
+use crate::{ApiError, LIMITS, NumberRange, Wanted, WholeRange, constraint};
 
 /// Checked options. What the client left out is none, so that the model's own defaults can step in.
 #[derive(Clone, Debug, PartialEq, Default)]
@@ -45,6 +45,8 @@ pub struct Options {
     pub stop_token_ids: Vec<TokenId>,
     /// The model's own ends do not end the answer.
     pub ignore_eos: bool,
+    /// The form the answer must have. Whether it can be enforced is for whoever knows the model.
+    pub wanted: Option<Wanted>,
     /// Deliver token by token.
     pub stream: bool,
     /// End a stream with a chunk that counts the tokens.
@@ -153,6 +155,7 @@ pub(crate) fn read(raw: &mut RawRequest) -> Result<Options, ApiError> {
     read_delivery(raw, &mut options)?;
     options.choices = read_choices(raw, options.stream)?;
     read_prompt(raw, &mut options)?;
+    options.wanted = constraint::read(raw, &options)?;
     Ok(options)
 }
 

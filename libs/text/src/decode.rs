@@ -89,6 +89,18 @@ impl StreamDecoder {
         }
     }
 
+    /// The same for a text of its own, which neither ends a character of the prompt nor loses the space it begins with: a
+    /// text of a given form is exactly its tokens' bytes.
+    #[must_use]
+    pub fn apart_from_prompt(self) -> Self {
+        Self {
+            utf8: Utf8Assembler::default(),
+            is_first: false,
+            strip: None,
+            ..self
+        }
+    }
+
     /// The same with some special tokens written out.
     #[must_use]
     pub fn with_special(self, special: SpecialTokens) -> Self {

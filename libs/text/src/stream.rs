@@ -46,6 +46,15 @@ impl TextStream {
         }
     }
 
+    /// The same for a text of its own: see [`StreamDecoder::apart_from_prompt`].
+    #[must_use]
+    pub fn apart_from_prompt(self) -> Self {
+        Self {
+            decoder: self.decoder.apart_from_prompt(),
+            ..self
+        }
+    }
+
     /// Takes a generated token. Tokens that end the sequence by their id are not to be pushed unless their text is
     /// wanted.
     pub fn push(&mut self, token: TokenId) -> TextStep {

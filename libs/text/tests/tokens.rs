@@ -296,3 +296,24 @@ fn a_model_is_shared_between_threads() {
     shared::<ModelText>();
     shared::<TextStream>();
 }
+
+#[test]
+fn a_text_of_its_own_neither_ends_the_prompts_character_nor_loses_its_first_space() {
+    // The first two bytes of a character, as a prompt of token ids may end.
+    let text = |decoder: StreamDecoder, ids: &[TokenId]| -> String {
+        let mut decoder = decoder;
+        let text: String = ids.iter().map(|id| decoder.push(*id)).collect();
+        text + &decoder.finish()
+    };
+    let prompt = [0xE6, 0xBC];
+    let (joined, apart) = (
+        StreamDecoder::new(&BYTE_LEVEL, &prompt),
+        StreamDecoder::new(&BYTE_LEVEL, &prompt),
+    );
+    assert_eq!(text(joined, &[0xA2, 97]), "漢a");
+    assert_eq!(text(apart.apart_from_prompt(), &[97]), "a");
+    let space = BYTE_FALLBACK.encode("a", false).unwrap();
+    assert_eq!(text(StreamDecoder::new(&BYTE_FALLBACK, &[BOS]), &space), "a");
+    let apart = StreamDecoder::new(&BYTE_FALLBACK, &[BOS]).apart_from_prompt();
+    assert_eq!(text(apart, &space), " a");
+}

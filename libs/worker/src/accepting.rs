@@ -11,6 +11,7 @@ use vlinders_types::{Epoch, Hello, Offer, OfferReply, RefuseReason, RequestId, S
 use vlinders_wire::subjects::{self, WorkerCall};
 
 use crate::core::{Command, Reserved};
+use crate::forms::Constraints;
 use crate::spans::Spans;
 use crate::teeth::bites;
 
@@ -22,6 +23,7 @@ pub(crate) struct Accepting {
     pub(crate) tasks: Tasks,
     pub(crate) spans: Spans,
     pub(crate) epoch: Epoch,
+    pub(crate) constraints: Arc<Constraints>,
 }
 
 impl Accepting {
@@ -119,7 +121,9 @@ impl Accepting {
             destination: reserved.blocks,
         };
         let mut report = PullReport::default();
-        let pulled = self.endpoint.pull_reported(order, &mut report).await;
+        // The form is compiled while the blocks come; the sequence waits for both, and nobody else does.
+        let form = self.constraints.form(&offer.request);
+        let (pulled, form) = tokio::join!(self.endpoint.pull_reported(order, &mut report), form);
         span.set("transport", report.transport.unwrap_or("none"));
         span.set("bytes", report.bytes);
         let (command, quiesced) = match pulled {
@@ -139,6 +143,9 @@ impl Accepting {
         };
         span.end();
         // The loop is gone only when the process leaves.
+        if let Some(form) = form {
+            let _loop_gone = self.commands.send(Command::Formed { sequence, form }).await;
+        }
         let _loop_gone = self.commands.send(command).await;
         if !quiesced {
             self.endpoint.quiesced(request, attempt).await;

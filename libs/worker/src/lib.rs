@@ -9,6 +9,7 @@ mod beacons;
 mod config;
 mod core;
 mod ending_texts;
+mod forms;
 mod listening;
 mod metrics;
 mod offering;

@@ -30,7 +30,10 @@ const MANY_TOKENS: usize = 1024;
 impl Output {
     /// At the start of an attempt: what earlier attempts emitted is replayed in silence.
     pub(crate) fn new(model: &Arc<ModelText>, request: &Request, max_context_tokens: u32) -> Self {
-        let text = TextStream::new(model, &request.prompt_ids, &request.stop, &request.text);
+        let mut text = TextStream::new(model, &request.prompt_ids, &request.stop, &request.text);
+        if request.constraint.is_some() {
+            text = text.apart_from_prompt();
+        }
         let prompt = u32::try_from(request.prompt_ids.len()).unwrap_or(u32::MAX);
         let room = max_context_tokens.saturating_sub(prompt);
         let mut output = Self {

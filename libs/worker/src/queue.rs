@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use vlinders_bus::{Bus, BusError, Consumer, ConsumerSpec, Delivery, DeliveryControl, StreamName, Subject};
-use vlinders_service_kit::{Clock, Counter, Metrics};
+use vlinders_service_kit::{Clock, Counter, Metrics, Stage, Tasks};
 use vlinders_types::{FaultKind, Request, RequestFault};
 use vlinders_wire::{DeadLetter, subjects};
 
 use crate::config::WorkerConfig;
 use crate::core::{Command, Taken};
 use crate::ending_texts;
+use crate::forms::Constraints;
 use crate::sequence::{Job, JobId};
 use crate::spans::Spans;
 
@@ -104,6 +105,8 @@ pub(crate) struct Queue {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) spans: Spans,
     pub(crate) buried: Buried,
+    pub(crate) tasks: Tasks,
+    pub(crate) constraints: Arc<Constraints>,
 }
 
 /// Requests put among the dead letters.
@@ -222,13 +225,33 @@ impl Queue {
                 slot,
                 at: Instant::now(),
             };
+            if request.constraint.is_some() {
+                self.admit_formed(request, taken);
+                return;
+            }
             Command::Admit {
                 request: Box::new(request),
                 taken,
+                form: None,
             }
         };
         // The loop is gone only when the process leaves; the queue then gives the request to another worker.
         let _loop_gone = self.commands.send(command).await;
+    }
+
+    /// Compiles the constraint beside whatever else comes from the queue. There are never more of these than there is room
+    /// for sequences.
+    fn admit_formed(&self, request: Request, taken: Taken) {
+        let (constraints, commands) = (Arc::clone(&self.constraints), self.commands.clone());
+        self.tasks.spawn(Stage::Work, "constraint", async move {
+            let form = constraints.form(&request).await;
+            let command = Command::Admit {
+                request: Box::new(request),
+                taken,
+                form,
+            };
+            let _loop_gone = commands.send(command).await;
+        });
     }
 
     fn open(&self, delivery: Delivery, may_return: bool) -> Job {

@@ -7,6 +7,7 @@ use vlinders_kv_transfer::Source;
 use vlinders_service_kit::Span;
 use vlinders_types::{BlockId, Request, ResumeState};
 
+use crate::forms::Formed;
 use crate::output::Output;
 
 /// A queue delivery, as the intake numbers it.
@@ -35,6 +36,8 @@ pub(crate) struct Sequence {
     pub(crate) job: Option<Job>,
     /// What goes on with it here: prefill or decode. Nothing while its blocks are on their way.
     pub(crate) span: Span,
+    /// Where its text stands in the form it must have; none when it may have any, or while the form is being compiled.
+    pub(crate) form: Option<Formed>,
     /// Room taken in this worker; given back when the sequence is dropped.
     pub(crate) slot: Option<OwnedSemaphorePermit>,
 }

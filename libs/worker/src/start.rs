@@ -15,6 +15,7 @@ use crate::accepting::Accepting;
 use crate::beacons::{BeaconBook, Departing, Load, SharedLoad, own_beacons, send_beacons};
 use crate::config::{Role, WorkerConfig, WorkerParts};
 use crate::core::{Command, Core, CoreParts};
+use crate::forms::{Constraints, Masks};
 use crate::listening::{cancel_subject, drain, pass_cancellations, watch_frontends};
 use crate::metrics::WorkerMetrics;
 use crate::offering::Offering;
@@ -83,7 +84,10 @@ async fn start_driven(config: WorkerConfig, parts: WorkerParts, drive: Drive) ->
         tracer: parts.traces.tracer(config.role.service(), config.worker.as_str()),
         worker: config.worker.clone(),
     };
+    let vocabulary = parts.engine.facts().vocabulary;
+    let constraints = Constraints::new(&parts.text, vocabulary, !drive.has_threads());
     let worker = Worker {
+        constraints: Arc::new(constraints),
         config,
         parts,
         commands,
@@ -105,6 +109,7 @@ struct Worker {
     load: SharedLoad,
     recent: RecentBatches,
     spans: Spans,
+    constraints: Arc<Constraints>,
 }
 
 impl Worker {
@@ -188,6 +193,7 @@ impl Worker {
             tasks: self.parts.tasks.clone(),
             spans: self.spans.clone(),
             epoch: self.config.epoch,
+            constraints: Arc::clone(&self.constraints),
         });
         let offers = accepting
             .subscribe()
@@ -225,6 +231,8 @@ impl Worker {
             clock: Arc::clone(&self.parts.clock),
             spans: self.spans.clone(),
             buried: Buried::new(&self.parts.metrics),
+            tasks: tasks.clone(),
+            constraints: Arc::clone(&self.constraints),
         };
         let consumer = queue
             .consumer()
@@ -302,6 +310,10 @@ impl Worker {
                 Role::Decode | Role::Both => AfterFirstToken::Continue,
             },
         };
+        let masks = match drive.has_threads() {
+            true => Masks::start(&parts.tasks).map_err(|source| no_thread(&config, source))?,
+            false => Masks::in_place(),
+        };
         let scheduler = Scheduler::new(limits, BlockPool::new(facts.block_count), config.model.as_str());
         let core = Core::new(CoreParts {
             role: config.role,
@@ -312,6 +324,7 @@ impl Worker {
             metrics: WorkerMetrics::new(&parts.metrics, config.role.name(), facts.block_count),
             spans,
             outbox: Outbox::new(config.worker.clone(), config.epoch),
+            masks,
             parting: config.parting,
             max_context_tokens: facts.max_context_tokens,
         });
@@ -346,10 +359,7 @@ impl Worker {
                 Ok(())
             }
         };
-        started.map_err(|source| WorkerError::Thread {
-            worker: config.worker.to_string(),
-            source,
-        })
+        started.map_err(|source| no_thread(&config, source))
     }
 
     fn refused(&self, what: &'static str, source: BusError) -> WorkerError {
@@ -358,5 +368,12 @@ impl Worker {
             what,
             source,
         }
+    }
+}
+
+fn no_thread(config: &WorkerConfig, source: std::io::Error) -> WorkerError {
+    WorkerError::Thread {
+        worker: config.worker.to_string(),
+        source,
     }
 }

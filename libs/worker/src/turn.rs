@@ -33,6 +33,17 @@ pub(crate) enum Drive {
     Task(StepTime),
 }
 
+impl Drive {
+    /// Whether what the loop waits for may be computed on other threads.
+    pub(crate) fn has_threads(&self) -> bool {
+        match self {
+            Self::Thread => true,
+            #[cfg(feature = "simulation")]
+            Self::Task(_) => false,
+        }
+    }
+}
+
 /// Everything the loop owns.
 pub(crate) struct Turn {
     pub(crate) core: Core,

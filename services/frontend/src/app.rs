@@ -8,7 +8,7 @@ use vlinders_bus::Bus;
 use vlinders_service_kit::{Clock, Tracer};
 use vlinders_types::{FrontendId, RequestId};
 
-use crate::generate::Preparer;
+use crate::generate::{Forms, Preparer};
 use crate::limiter::Settling;
 use crate::metrics::FrontendMetrics;
 use crate::streams::Streams;
@@ -31,6 +31,7 @@ pub(crate) struct App {
     pub(crate) streams: Arc<Streams>,
     pub(crate) workers: Arc<Workers>,
     pub(crate) preparer: Preparer,
+    pub(crate) forms: Forms,
     /// One permit for each KiB of a body in memory.
     pub(crate) body_memory: Arc<Semaphore>,
     pub(crate) config: FrontendConfig,

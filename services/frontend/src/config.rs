@@ -37,6 +37,10 @@ pub struct FrontendConfig {
     pub preparing: usize,
     /// Requests that may wait to be rendered and tokenized.
     pub waiting_to_prepare: usize,
+    /// Constraints compiled at one time.
+    pub compiling: usize,
+    /// Requests that may wait for their constraint to be compiled.
+    pub waiting_to_compile: usize,
     /// How old a worker's beacon may be for the worker to count as alive. What a silent one was running goes on elsewhere.
     pub beacon_fresh: Duration,
     /// With nothing in the queue, a request nobody has said a word about for so long is put into it again.
@@ -69,6 +73,8 @@ impl Default for FrontendConfig {
             body_memory_bytes: 256 * 1024 * 1024,
             preparing: cores,
             waiting_to_prepare: 512,
+            compiling: cores.div_ceil(2),
+            waiting_to_compile: 64,
             beacon_fresh: Duration::from_secs(3),
             first_token_patience: Duration::from_secs(30),
             max_attempts: 3,

@@ -36,7 +36,7 @@ use vlinders_service_kit::{Clock, Metrics, Stage, Tasks, Traces};
 use vlinders_types::{FrontendId, ModelName};
 
 use crate::app::App;
-use crate::generate::Preparer;
+use crate::generate::{Forms, Preparer};
 use crate::limiter::Settling;
 use crate::lives::Lives;
 use crate::metrics::FrontendMetrics;
@@ -193,6 +193,11 @@ pub async fn start(parts: FrontendParts, listener: TcpListener) -> Result<Fronte
         frontend,
         bus: parts.bus,
         bus_is_up: parts.bus_is_up,
+        forms: Forms::new(
+            &parts.models,
+            parts.config.compiling,
+            parts.config.waiting_to_compile,
+        ),
         models: parts.models,
         authenticator: parts.authenticator,
         settling: Settling::start(Arc::clone(&parts.limiter), &parts.tasks, metrics.all()),

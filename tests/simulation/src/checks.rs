@@ -6,6 +6,7 @@ use vlinders_ledger::Ledger;
 use vlinders_types::{FaultKind, Finish, FinishReason, TokenId, UsageEvent};
 
 use crate::client::{Client, State};
+use crate::requests::{constraint, fits};
 use crate::run::Outcome;
 use crate::scenario::Scenario;
 
@@ -28,6 +29,8 @@ pub struct Tally {
     pub refused: u64,
     /// Requests that were answered in full.
     pub complete: u64,
+    /// Those of them that came to their end in the form they asked for.
+    pub formed: u64,
     /// Requests that their clients cancelled.
     pub cancelled: u64,
     /// Requests that ended with an error, by kind.
@@ -52,6 +55,7 @@ impl Tally {
         self.accepted += other.accepted;
         self.refused += other.refused;
         self.complete += other.complete;
+        self.formed += other.formed;
         self.cancelled += other.cancelled;
         self.retries += other.retries;
         self.handed_back += other.handed_back;
@@ -181,7 +185,13 @@ fn check_end(client: &Client, finish: &Finish, whole: &Whole, tally: &mut Tally)
                     whole.ids.len()
                 ));
             }
+            if finish.reason == FinishReason::Stop && !fits(client.number, &client.text) {
+                return Err(format!("{:?} has not the form asked for", client.text));
+            }
             tally.complete += 1;
+            if finish.reason == FinishReason::Stop && constraint(client.number).is_some() {
+                tally.formed += 1;
+            }
             Ok(true)
         }
         FinishReason::Cancelled => {

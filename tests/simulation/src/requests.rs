@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde_json::json;
 use vlinders_text::{ModelText, TextFiles};
 use vlinders_types::{
-    FrontendId, KeyId, ModelName, Request, RequestId, SamplingParams, StopRules, Task, TenantId, TextRules,
-    TokenId,
+    Constraint, FrontendId, KeyId, ModelName, Request, RequestId, SamplingParams, StopRules, Task, TenantId,
+    TextRules, TokenId,
 };
 
 /// Ids below this are bytes.
@@ -40,14 +40,21 @@ pub(crate) fn request(arrived: &Arrived<'_>) -> Request {
     let token = |value: u64| TokenId::try_from(value % u64::from(BYTES)).expect("below a small number");
     // Some share a prefix, so that the prefix cache has something to find.
     let prompt_ids = (0..1 + (number * 37) % 150).map(|index| token(index * 7 + number % 3));
+    let constraint = constraint(number);
+    let is_free = constraint.is_none();
+    let max_tokens = if is_free {
+        1 + number % 60
+    } else {
+        30 + number % 30
+    };
     let stop = StopRules {
-        max_tokens: u32::try_from(1 + number % 60).expect("small"),
-        stop: if number.is_multiple_of(5) {
+        max_tokens: u32::try_from(max_tokens).expect("small"),
+        stop: if is_free && number.is_multiple_of(5) {
             vec!["e".to_owned()]
         } else {
             Vec::new()
         },
-        ignore_eos: number.is_multiple_of(7),
+        ignore_eos: is_free && number.is_multiple_of(7),
         ..StopRules::default()
     };
     Request {
@@ -69,7 +76,7 @@ pub(crate) fn request(arrived: &Arrived<'_>) -> Request {
             ..SamplingParams::default()
         },
         stop,
-        constraint: None,
+        constraint,
         priority: 0,
         cache_salt: None,
         text: TextRules::default(),
@@ -78,6 +85,40 @@ pub(crate) fn request(arrived: &Arrived<'_>) -> Request {
         published_us: None,
         task: Task::Generate,
         prompt_logprobs: None,
+    }
+}
+
+/// The form that the answer to some requests must have.
+pub(crate) fn constraint(number: u64) -> Option<Constraint> {
+    match number % 9 {
+        2 => Some(Constraint::JsonSchema(
+            r#"{"type": "object", "properties": {"kind": {"enum": ["a", "bb", "ccc"]}, "n": {"type": "integer",
+                "minimum": 0, "maximum": 999}}, "required": ["kind", "n"], "additionalProperties": false}"#
+                .to_owned(),
+        )),
+        5 => Some(Constraint::Regex("[a-f]{3,25}!".to_owned())),
+        8 => Some(Constraint::Choice(CHOICES.map(str::to_owned).to_vec())),
+        _ => None,
+    }
+}
+
+const CHOICES: [&str; 3] = ["yes", "no", "yes and no"];
+
+/// Whether a whole text has the form that [`constraint`] asks for.
+pub(crate) fn fits(number: u64, text: &str) -> bool {
+    match number % 9 {
+        2 => serde_json::from_str::<serde_json::Value>(text).is_ok_and(|document| {
+            let kind = ["a", "bb", "ccc"]
+                .into_iter()
+                .any(|kind| document["kind"] == kind);
+            let size = document.as_object().map_or(0, serde_json::Map::len);
+            kind && size == 2 && document["n"].as_u64().is_some_and(|number| number < 1000)
+        }),
+        5 => text.strip_suffix('!').is_some_and(|letters| {
+            (3..=25).contains(&letters.len()) && letters.bytes().all(|letter| (b'a'..=b'f').contains(&letter))
+        }),
+        8 => CHOICES.contains(&text),
+        _ => true,
     }
 }
 

@@ -249,3 +249,33 @@ fn faults_of_a_grammar_are_told_with_their_line() {
         assert!(said.starts_with(expected), "{text:?}: {said}");
     }
 }
+
+#[test]
+fn schemas_inside_a_grammar_are_held_as_those_that_come_alone() {
+    let call = |schema: &str| {
+        Constraint::Lark(format!(
+            "start: \"<call>\" call \"</call>\"\ncall: %json {schema}\n"
+        ))
+    };
+    let vocabulary = &ALL[3];
+    let refused = vocabulary
+        .compiler
+        .compile(&call(r#"{"properties": {"a": {"not": {}}}}"#))
+        .map(|_| ());
+    assert_eq!(
+        refused.unwrap_err().to_string(),
+        "#/properties/a/not: the keyword `not` is not supported"
+    );
+    let schema = r#"{"type": "object", "properties": {"day": {"type": "string", "format": "date"}}, "required": ["day"],
+        "additionalProperties": false}"#;
+    let grammar = vocabulary.compiler.compile(&call(schema)).unwrap();
+    for seed in 0..20 {
+        let drawn = draw(vocabulary, &grammar, &mut Dice::new(seed), &mut |_, _| {}).unwrap();
+        let inner = drawn
+            .text
+            .strip_prefix("<call>")
+            .and_then(|text| text.strip_suffix("</call>"));
+        let document: serde_json::Value = serde_json::from_str(inner.expect("a call")).unwrap();
+        assert_eq!(document["day"].as_str().map(str::len), Some(10), "{document}");
+    }
+}

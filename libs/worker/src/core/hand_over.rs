@@ -218,6 +218,8 @@ impl Core {
         let before = std::mem::replace(&mut sequence.phase, Phase::Local);
         if matches!(before, Phase::AwaitingKv { cancelled: true }) {
             self.end_unwanted(id);
+        } else if self.end_if_formless(id) {
+            // The frontend compiled it, this worker could not.
         } else if self.departure == Departure::Over {
             self.let_go(id);
         }

@@ -16,6 +16,7 @@ use super::prompts::prompt_wish;
 use super::{Core, Reserved, Taken};
 use crate::config::Role;
 use crate::ending_texts as texts;
+use crate::forms::Formed;
 use crate::outbox::Note;
 use crate::output::Output;
 use crate::sequence::{HandOff, Job, Phase, Sequence};
@@ -27,7 +28,7 @@ const LONG_STEP: Duration = Duration::from_millis(5);
 
 impl Core {
     /// Takes a request from the queue.
-    pub(super) fn admit(&mut self, request: Request, taken: Taken) {
+    pub(super) fn admit(&mut self, request: Request, taken: Taken, form: Option<Formed>) {
         let Taken { job, slot, at } = taken;
         if self.departure != Departure::Staying {
             return self.send_away(&request, job);
@@ -58,6 +59,10 @@ impl Core {
             self.refuse_unstarted(&request, Some(job), FinishReason::Length, None);
             return;
         }
+        if let Some(Err(fault)) = form {
+            self.refuse_unstarted(&request, Some(job), FinishReason::Error, Some(fault));
+            return;
+        }
         let id = self.new_id();
         match self.scheduler.submit(self.new_sequence(id, &request)) {
             Ok(()) => {
@@ -72,6 +77,7 @@ impl Core {
                 let span = self.spans.prefill(&request, at);
                 let sequence = self.insert(id, request, phase);
                 (sequence.job, sequence.slot, sequence.span) = (Some(job), Some(slot), span);
+                sequence.form = form;
                 self.unannounced.push(id);
             }
             Err(error) => self.refuse_unstarted(
@@ -218,6 +224,7 @@ impl Core {
             first_token_ms: None,
             job: None,
             span: Span::none(),
+            form: None,
             slot: None,
         };
         self.sequences.entry(id).insert_entry(sequence).into_mut()

@@ -134,6 +134,7 @@ impl Core {
 
 #[cfg(test)]
 mod tests {
+    use crate::forms::Masks;
     use std::sync::Arc;
     use std::time::Instant;
 
@@ -198,6 +199,7 @@ mod tests {
                 worker: worker.clone(),
             },
             outbox: Outbox::new(worker, Epoch(1)),
+            masks: Masks::in_place(),
             parting,
             max_context_tokens: facts.max_context_tokens,
         });
@@ -249,6 +251,7 @@ mod tests {
                 slot: slots.try_acquire_owned().unwrap(),
                 at: Instant::now(),
             },
+            form: None,
         });
     }
 

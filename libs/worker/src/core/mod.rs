@@ -4,10 +4,12 @@
 //! - `intake.rs`: how sequences come in: from the queue, by an offer
 //! - `hand_over.rs`: how they leave prefill and arrive in decode
 //! - `prompts.rs`: what is told of their prompts
+//! - `forms.rs`: which tokens they may draw when their text must have a form
 //! - `ending.rs`: how they end, each exactly once
 //! - `leaving.rs`: how the worker lets go of them when it leaves
 
 mod ending;
+mod forms;
 mod hand_over;
 mod intake;
 mod leaving;
@@ -30,6 +32,7 @@ use vlinders_types::{
 
 use self::leaving::Departure;
 use crate::config::{Parting, Role};
+use crate::forms::{Formed, Masks};
 use crate::metrics::WorkerMetrics;
 use crate::outbox::Outbox;
 use crate::sequence::{Job, Phase, Sequence};
@@ -39,7 +42,12 @@ use crate::tombstones::Tombstones;
 /// What the async side asks of the loop.
 pub(crate) enum Command {
     /// A request from the queue.
-    Admit { request: Box<Request>, taken: Taken },
+    Admit {
+        request: Box<Request>,
+        taken: Taken,
+        /// Given when its text must have one.
+        form: Option<Formed>,
+    },
     /// A request from the queue that must be answered with an error.
     Reject {
         request: Box<Request>,
@@ -51,6 +59,8 @@ pub(crate) enum Command {
         request: Box<Request>,
         reply: oneshot::Sender<Result<Reserved, RefuseReason>>,
     },
+    /// The form of a sequence whose blocks are on their way. Comes before them.
+    Formed { sequence: SequenceId, form: Formed },
     /// All its blocks are here: it is ours.
     KvArrived {
         sequence: SequenceId,
@@ -125,6 +135,7 @@ pub(crate) struct Core {
     metrics: WorkerMetrics,
     spans: Spans,
     outbox: Outbox,
+    masks: Masks,
     batch: Batch,
     max_context_tokens: u32,
     next_sequence: u64,
@@ -146,6 +157,7 @@ pub(crate) struct CoreParts {
     pub(crate) metrics: WorkerMetrics,
     pub(crate) spans: Spans,
     pub(crate) outbox: Outbox,
+    pub(crate) masks: Masks,
     pub(crate) parting: Parting,
     pub(crate) max_context_tokens: u32,
 }
@@ -164,6 +176,7 @@ impl Core {
             metrics: parts.metrics,
             spans: parts.spans,
             outbox: parts.outbox,
+            masks: parts.masks,
             batch: Batch::default(),
             max_context_tokens: parts.max_context_tokens,
             next_sequence: 0,
@@ -177,9 +190,10 @@ impl Core {
     /// Does what the async side asks.
     pub(crate) fn handle(&mut self, command: Command) {
         match command {
-            Command::Admit { request, taken } => self.admit(*request, taken),
+            Command::Admit { request, taken, form } => self.admit(*request, taken, form),
             Command::Reject { request, job, fault } => self.reject(&request, job, fault),
             Command::Reserve { request, reply } => self.reserve(*request, reply),
+            Command::Formed { sequence, form } => self.formed(sequence, form),
             Command::KvArrived { sequence, resume } => self.kv_arrived(sequence, &resume),
             Command::KvLost {
                 sequence,
@@ -209,6 +223,7 @@ impl Core {
             PlanOutcome::Idle => return false,
             PlanOutcome::Ready => {}
         }
+        self.order_masks();
         let started = Instant::now();
         match engine.step(&self.batch) {
             Ok(output) => {
@@ -244,7 +259,7 @@ impl Core {
                 cached_tokens,
                 pooled,
             } => self.on_prompt_done(id, cached_tokens, pooled.as_deref()),
-            Event::Failed { id } => self.fail_internally(id),
+            Event::Failed { id } => self.draw_failed(id),
             Event::BlocksFilled { id, blocks, last, .. } => self.blocks_filled(id, &blocks, last),
             Event::Preempted { .. } => {
                 self.metrics.preemptions.inc();

@@ -16,7 +16,9 @@ use crate::app::App;
 
 pub(super) fn prepare_chat(app: &App, request: ChatRequest) -> Result<Prepared, ApiError> {
     let model = find_model(app, &request.model)?;
-    let calls = tools::reading(&model, request.tools.as_ref())?;
+    // An answer of a given form is that form from its first token on: it holds neither calls nor thoughts.
+    let is_free = request.options.wanted.is_none();
+    let calls = tools::reading(&model, request.tools.as_ref())?.filter(|_| is_free);
     let constraint = tools::constraint(&model, request.tools.as_ref())?;
     if constraint.is_some() && !tools::IS_ENFORCED {
         let text = "forced calls are not offered by this server yet; use auto or none";
@@ -27,12 +29,16 @@ pub(super) fn prepare_chat(app: &App, request: ChatRequest) -> Result<Prepared, 
     let adds_special = request.options.adds_special_tokens.unwrap_or(false);
     let prompt_ids = encode(&model, "messages", &text, adds_special)?;
     let special = special_tokens(&model, &request.options, calls.as_ref());
-    let thought = model.formats.reasoning.map(|format| ThoughtReading {
-        is_open: format.is_open_in(&text, request.continue_final_message),
-        is_told: request.reasoning.is_told,
-        text: Arc::clone(&model.text),
-        special: special.clone(),
-    });
+    let thought = model
+        .formats
+        .reasoning
+        .filter(|_| is_free)
+        .map(|format| ThoughtReading {
+            is_open: format.is_open_in(&text, request.continue_final_message),
+            is_told: request.reasoning.is_told,
+            text: Arc::clone(&model.text),
+            special: special.clone(),
+        });
     let shape = AnswerShape::Chat {
         logprobs: request.options.logprobs.is_some(),
         prompt_logprobs: request.options.prompt_logprobs,

@@ -3,6 +3,7 @@
 mod chat;
 mod choices;
 mod failure;
+mod form;
 mod prepare;
 mod prompts;
 mod reader;
@@ -24,6 +25,7 @@ use vlinders_openai_api::ApiError;
 
 pub(crate) use chat::chat_prompt;
 pub(crate) use failure::outcome;
+pub(crate) use form::Forms;
 use prepare::PrepareOrder;
 pub(crate) use prepare::{Prepared, Preparer, check_tokens, find_model, model_not_found, text_error};
 pub(crate) use submit::{Submission, enqueue, pattern, specs};
@@ -218,6 +220,7 @@ async fn prepare(
     }
     tokenize.set("gen_ai.usage.input_tokens", prepared.prompt_tokens() as u64);
     tokenize.end();
+    app.forms.check(&prepared).await?;
     context.span.prepared(endpoint, &prepared);
     context
         .record

@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 use vlinders_openai_api::{
-    ApiError, Choices, CompletionRequest, LIMITS, Options, Prompt, Truncation, UnknownFields, parse_chat,
-    parse_completion,
+    ApiError, Choices, CompletionRequest, LIMITS, Options, Prompt, Truncation, UnknownFields, Wanted,
+    parse_chat, parse_completion,
 };
 use vlinders_text::TextError;
 use vlinders_types::{Constraint, SamplingParams, SpecialTokens, StopRules, TextRules, TokenId};
 
-use super::Endpoint;
 use super::chat::prepare_chat;
 use super::writer::AnswerShape;
+use super::{Endpoint, form};
 use crate::ServedModel;
 use crate::app::App;
 use crate::http::HeldBody;
@@ -32,7 +32,8 @@ pub(crate) struct Prepared {
     /// What holds for every prompt; the limit on tokens is each prompt's own.
     pub(crate) stop: StopRules,
     pub(crate) text: TextRules,
-    pub(crate) constraint: Option<Constraint>,
+    /// The form of the answers, and the parameter that asked for it.
+    pub(crate) wanted: Option<Wanted>,
     pub(crate) priority: i32,
     pub(crate) cache_salt: Option<String>,
     pub(crate) is_streamed: bool,
@@ -241,11 +242,11 @@ pub(super) fn finish(
             includes_stop: options.includes_stop,
             special: wishes.special,
         },
-        constraint: wishes.constraint,
         choices: options.choices,
         model,
         asked_model: wishes.asked_model,
         prompts,
+        wanted: form::wanted(wishes.constraint, options.wanted)?,
         priority: options.priority,
         cache_salt: options.cache_salt,
         is_streamed: options.stream,

@@ -120,7 +120,7 @@ fn split(app: &App, submission: Submission, prepared: Prepared) -> (Vec<StreamSp
         stream: prepared.is_streamed,
         sampling: prepared.sampling,
         stop: prepared.stop,
-        constraint: prepared.constraint,
+        constraint: prepared.wanted.map(|wanted| wanted.constraint),
         text: prepared.text,
         priority: prepared.priority,
         cache_salt: prepared.cache_salt,

@@ -172,11 +172,6 @@ fn chat_shapes() -> Vec<(Value, Expected)> {
             (400, INVALID, "colour", "unknown_parameter"),
         ),
         (with("prompt", json!("x")), not_offered("prompt")),
-        (
-            with("response_format", json!({"type": "json_object"})),
-            not_offered("response_format"),
-        ),
-        (with("guided_json", json!({})), not_offered("guided_json")),
         (with("echo", json!(true)), not_offered("echo")),
         (
             with("chat_template", json!("{{ messages }}")),

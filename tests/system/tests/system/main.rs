@@ -17,6 +17,7 @@ mod sdk;
 mod settings;
 mod start;
 mod stop;
+mod structured;
 
 use serde_json::{Value, json};
 
