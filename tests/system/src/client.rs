@@ -50,6 +50,12 @@ impl Client {
         })
     }
 
+    /// Where the server is.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// The text at this path.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 mod background;
 mod checkpoint;
 mod client;
+mod client_scripts;
 mod cluster;
 mod collector;
 mod dice;
@@ -22,13 +23,14 @@ mod waiting;
 
 pub use checkpoint::{Checkpoint, Golden, byte_tokenizer, copy_of};
 pub use client::{Answer, Client, EventStream};
+pub use client_scripts::{CLIENT_SCRIPTS, check_with_client};
 pub use cluster::{Cluster, Plan, Role};
 pub use collector::{Collector, ReceivedEvent, ReceivedSpan};
 pub use dice::Dice;
 pub use history::{History, Reference};
 pub use load::{Answers, Heard, Load, Subject};
 pub use metrics::Samples;
-pub use places::{program, python, repository};
+pub use places::{node, program, python, repository};
 pub use process::{Ended, ProcessFacts, run_to_end, run_to_end_with};
 pub use reply::Reply;
 pub use server::{Server, Stopped};

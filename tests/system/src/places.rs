@@ -35,6 +35,21 @@ pub fn program() -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
+/// The Node that runs the client SDK for Node, and the folder of that.
+///
+/// # Errors
+/// When the environment was not made.
+pub fn node() -> anyhow::Result<(PathBuf, PathBuf)> {
+    let environment = repository().join(".test-env");
+    let (program, modules) = (environment.join("bin/node"), environment.join("node"));
+    ensure!(
+        program.exists() && modules.join("node_modules/openai").exists(),
+        "{} has no Node with the client SDK; tests/run makes it",
+        environment.display()
+    );
+    Ok((program, modules))
+}
+
 /// The Python that has the client SDKs.
 ///
 /// # Errors

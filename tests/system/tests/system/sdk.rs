@@ -1,9 +1,6 @@
 //! The official clients.
 
-use std::process::Command;
-
-use anyhow::ensure;
-use vlinders_system_tests::{Server, python, repository};
+use vlinders_system_tests::{Server, check_with_client};
 
 use crate::Checked;
 
@@ -15,6 +12,11 @@ async fn the_official_python_client_is_served() -> Checked {
 #[tokio::test]
 async fn the_official_python_client_offers_tools() -> Checked {
     served("openai_tools_check.py").await
+}
+
+#[tokio::test]
+async fn the_official_node_client_is_served() -> Checked {
+    served("openai_check.mjs").await
 }
 
 #[tokio::test]
@@ -39,12 +41,7 @@ async fn embeddings_and_scores_reach_the_official_python_client() -> Checked {
 
 async fn served(script: &str) -> Checked {
     let server = Server::start(&[]).await?;
-    let checked = Command::new(python()?)
-        .arg(repository().join("tests/system/sdk").join(script))
-        .env("VLINDERS_URL", server.url())
-        .output()?;
-    let report = String::from_utf8_lossy(&checked.stderr);
-    ensure!(checked.status.success(), "\n{report}");
+    check_with_client(script, server.url()).await?;
     server.stop().await?;
     Ok(())
 }
