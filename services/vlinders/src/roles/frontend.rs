@@ -78,7 +78,7 @@ async fn serve(settings: FrontendSettings) -> anyhow::Result<()> {
     };
     watch_queue(Arc::clone(&process.bus) as _, &process.tasks, &process.metrics);
     let handle = vlinders_frontend::start(parts, listener).await?;
-    greet_clients(handle.address(), &names)?;
+    greet_clients(settings.log.format(), handle.address(), &names)?;
     process.serve(settings.drain + PARTING).await
 }
 

@@ -37,6 +37,6 @@ async fn serve(settings: UsageRoleSettings) -> anyhow::Result<()> {
         clock: Arc::clone(&process.clock),
     };
     vlinders_usage::start(UsageConfig::default(), parts).await?;
-    greet_operators("usage", health)?;
+    greet_operators(settings.log.format(), "usage", health)?;
     process.serve(Duration::ZERO).await
 }

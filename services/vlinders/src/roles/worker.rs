@@ -69,7 +69,8 @@ async fn serve(role: Role, settings: WorkerSettings) -> anyhow::Result<()> {
             settings.kv_listen
         )
     })?;
-    greet_operators(&format!("{} {}", role.name(), settings.name), health)?;
+    let who = format!("{} {}", role.name(), settings.name);
+    greet_operators(settings.log.format(), &who, health)?;
     process.serve(settings.drain).await
 }
 

@@ -84,6 +84,11 @@ impl ProcessArgs {
 }
 
 impl LogSettings {
+    /// How lines are written.
+    pub(crate) fn format(&self) -> LogFormat {
+        self.format
+    }
+
     /// Starts logging, then the threads that everything runs on.
     ///
     /// # Errors
