@@ -70,7 +70,11 @@ async fn serve(settings: UpSettings) -> anyhow::Result<()> {
     until_served(&handle, &model.name).await;
     // Before the greeting: whoever reads it may stop us at once.
     let mut signals = StopSignals::watch().context("signals cannot be watched")?;
-    greet_clients(settings.log.format(), handle.address(), &[model.name.as_str().to_owned()])?;
+    greet_clients(
+        settings.log.format(),
+        handle.address(),
+        &[model.name.as_str().to_owned()],
+    )?;
 
     let (failed, front_failed) = (up.tasks.failed(), up.front.failed());
     let signal = tokio::select! {

@@ -38,6 +38,9 @@ pub async fn check_with_client(script: &str, url: &str) -> anyhow::Result<()> {
         String::from_utf8_lossy(&checked.stdout),
         String::from_utf8_lossy(&checked.stderr),
     );
-    ensure!(checked.status.success(), "{script} against {url}:\n{output}\n{errors}");
+    ensure!(
+        checked.status.success(),
+        "{script} against {url}:\n{output}\n{errors}"
+    );
     Ok(())
 }
