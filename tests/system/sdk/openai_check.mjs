@@ -7,10 +7,24 @@ import { test } from "node:test";
 
 const require = createRequire(`${process.env.VLINDERS_NODE_MODULES}/`);
 const OpenAI = require("openai").default;
+const { zodResponseFormat } = require("openai/helpers/zod");
+const { z } = require("zod");
 
 const URL = process.env.VLINDERS_URL;
 const MODEL = "vlinders-demo";
 const QUESTION = [{ role: "user", content: "What is Vlinders?" }];
+const WEATHER = {
+  type: "function",
+  function: {
+    name: "weather",
+    parameters: {
+      type: "object",
+      properties: { city: { type: "string", maxLength: 12 }, days: { type: "integer", minimum: 1, maximum: 9 } },
+      required: ["city", "days"],
+      additionalProperties: false,
+    },
+  },
+};
 
 const client = new OpenAI({ baseURL: `${URL}/v1`, apiKey: "unused", maxRetries: 0, timeout: 60_000 });
 const create = (wishes = {}) =>
@@ -86,6 +100,34 @@ test("responses are told as items", async () => {
   for await (const event of stream) types.push(event.type);
   assert.equal(types[0], "response.created");
   assert.equal(types.at(-1), "response.completed");
+});
+
+test("forced calls are valid, whole and streamed", async () => {
+  const wishes = { tools: [WEATHER], tool_choice: "required", max_tokens: 200, temperature: 1, seed: 5 };
+  const answer = await create(wishes);
+  assert.equal(answer.choices[0].finish_reason, "tool_calls");
+  const [call] = answer.choices[0].message.tool_calls;
+  const told = JSON.parse(call.function.arguments);
+  assert.equal(call.function.name, "weather");
+  assert.equal(typeof told.city, "string");
+  assert.ok(told.days >= 1 && told.days <= 9);
+  const stream = client.chat.completions.stream({ model: MODEL, messages: QUESTION, ...wishes });
+  const [streamed] = (await stream.finalChatCompletion()).choices[0].message.tool_calls;
+  assert.equal(streamed.function.arguments, call.function.arguments);
+});
+
+test("an answer follows a schema and is parsed by it", async () => {
+  const Story = z.object({ title: z.string().max(20), pages: z.number().int().min(1).max(9), done: z.boolean() });
+  const answer = await client.chat.completions.parse({
+    model: MODEL,
+    messages: QUESTION,
+    temperature: 1,
+    seed: 2,
+    max_tokens: 200,
+    response_format: zodResponseFormat(Story, "story"),
+  });
+  const { parsed } = answer.choices[0].message;
+  assert.deepEqual(Object.keys(parsed).sort(), ["done", "pages", "title"]);
 });
 
 test("embeddings have the length that was asked for", async () => {

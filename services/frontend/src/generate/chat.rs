@@ -16,13 +16,13 @@ use crate::app::App;
 
 pub(super) fn prepare_chat(app: &App, request: ChatRequest) -> Result<Prepared, ApiError> {
     let model = find_model(app, &request.model)?;
-    // An answer of a given form is that form from its first token on: it holds neither calls nor thoughts.
+    // An answer of a given form is that form from its first token on: it holds neither calls nor thoughts. A forced call is
+    // the whole answer too.
     let is_free = request.options.wanted.is_none();
     let calls = tools::reading(&model, request.tools.as_ref())?.filter(|_| is_free);
     let constraint = tools::constraint(&model, request.tools.as_ref())?;
-    if constraint.is_some() && !tools::IS_ENFORCED {
-        let text = "forced calls are not offered by this server yet; use auto or none";
-        return Err(ApiError::not_offered("tool_choice", text));
+    if constraint.is_some() {
+        tools::check_beside_forced(&request.options)?;
     }
     let text = chat_text(app, &model, &request)?;
     // The template has written the special tokens itself, unless the client says otherwise.
@@ -32,7 +32,7 @@ pub(super) fn prepare_chat(app: &App, request: ChatRequest) -> Result<Prepared, 
     let thought = model
         .formats
         .reasoning
-        .filter(|_| is_free)
+        .filter(|_| is_free && constraint.is_none())
         .map(|format| ThoughtReading {
             is_open: format.is_open_in(&text, request.continue_final_message),
             is_told: request.reasoning.is_told,

@@ -1,15 +1,12 @@
 //! Tools on offer: how their calls are found in the model's text, and what forces them.
 
 use serde_json::{Map, Value};
-use vlinders_openai_api::{ApiError, Tool, ToolChoice, Tools};
+use vlinders_openai_api::{ApiError, Options, Tool, ToolChoice, Tools};
 use vlinders_text::{OfferedTool, ToolFormat};
 use vlinders_types::Constraint;
 
 use super::reader::CallReading;
 use crate::ServedModel;
-
-/// Whether workers hold the text to a constraint. Until they do, what needs one is refused.
-pub(super) const IS_ENFORCED: bool = false;
 
 /// How calls are found; none when no tools are on offer.
 pub(super) fn reading(model: &ServedModel, tools: Option<&Tools>) -> Result<Option<CallReading>, ApiError> {
@@ -46,6 +43,20 @@ pub(super) fn constraint(model: &ServedModel, tools: Option<&Tools>) -> Result<O
     let special = |marker: &str| model.text.special_markers(&[marker]).first().copied();
     let lark = format(model)?.forced_calls(&wanted, is_parallel, &special);
     Ok(Some(Constraint::Lark(lark)))
+}
+
+/// What would end a forced call before it is whole is refused.
+pub(super) fn check_beside_forced(options: &Options) -> Result<(), ApiError> {
+    for (param, is_given) in [
+        ("stop", !options.stop.is_empty()),
+        ("ignore_eos", options.ignore_eos),
+    ] {
+        if is_given {
+            let text = "has no meaning beside a tool_choice that forces a call; leave one of them out";
+            return Err(ApiError::not_offered(param, text));
+        }
+    }
+    Ok(())
 }
 
 /// What the model decides to call is not held to a schema.

@@ -1,7 +1,7 @@
 //! Tools and reasoning: what is asked of the worker, and what its text becomes, whole and in pieces.
 
 use serde_json::{Value, json};
-use vlinders_types::{FinishReason, Request};
+use vlinders_types::{Constraint, FinishReason, Request};
 
 use crate::support::{World, check_error, chunk, last, within};
 
@@ -235,13 +235,13 @@ async fn choices_of_tools_and_efforts_nobody_knows_are_refused_by_name() {
     let (invalid, elsewhere) = ("invalid_value", "unsupported_parameter");
     check_refused(&[
         (
-            json!({"tools": tools(), "tool_choice": "required"}),
-            "tool_choice",
+            json!({"tools": tools(), "tool_choice": "required", "stop": ["x"]}),
+            "stop",
             elsewhere,
         ),
         (
-            json!({"tools": tools(), "tool_choice": named("look")}),
-            "tool_choice",
+            json!({"tools": tools(), "tool_choice": named("look"), "ignore_eos": true}),
+            "ignore_eos",
             elsewhere,
         ),
         (
@@ -403,4 +403,27 @@ async fn lengths_and_texts_are_as_asked_for() {
         counts.is_sorted() && counts.len() >= 4,
         "every chunk counts: {counts:?}"
     );
+}
+
+#[tokio::test]
+async fn forced_calls_are_a_constraint_of_the_worker() {
+    let world = World::new().await;
+    for (choice, is_parallel, has_look) in [
+        (json!("required"), true, true),
+        (
+            json!({"type": "function", "function": {"name": "go"}}),
+            false,
+            false,
+        ),
+    ] {
+        let asked = json!({"tools": tools(), "tool_choice": choice});
+        let (request, body) = said(&world, &asked, &CALLS, FinishReason::Stop).await;
+        let Some(Constraint::Lark(lark)) = request.constraint else {
+            panic!("a forced call is a grammar");
+        };
+        assert_eq!(lark.contains("{0,31}"), is_parallel, "{lark}");
+        assert_eq!(lark.contains("look"), has_look, "{lark}");
+        assert!(lark.contains("\\\"go\\\"") && lark.contains("%json"), "{lark}");
+        assert_eq!(body["choices"][0]["finish_reason"], "tool_calls");
+    }
 }
