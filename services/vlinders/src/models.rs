@@ -22,8 +22,8 @@ pub(crate) const SIM_CONTEXT_TOKENS: u32 = 32_768;
 /// Elements of a simulated model's hidden states.
 pub(crate) const SIM_HIDDEN: u32 = 8;
 
-/// What a model folder says of embeddings.
-const POOLING_FILE: &str = "1_Pooling/config.json";
+/// Where a model folder says how its embeddings are made.
+const POOLING_FOLDER: &str = "1_Pooling";
 
 /// Where a model comes from and what computes it.
 #[derive(Clone, Debug)]
@@ -107,11 +107,15 @@ pub(crate) fn load_text(source: &ModelSource) -> anyhow::Result<ModelText> {
 ///
 /// # Errors
 /// When the file is malformed or asks for something else than the last token or the mean.
-pub(crate) fn load_pooling(source: &ModelSource) -> anyhow::Result<Pooling> {
-    let Some(bytes) = source.read(POOLING_FILE)? else {
+pub(crate) fn load_pooling(folder: Option<&PathBuf>) -> anyhow::Result<Pooling> {
+    let Some(folder) = folder else {
         return Ok(Pooling::default());
     };
-    let name = source.display_name(POOLING_FILE);
+    let source = ModelSource::folder(folder.join(POOLING_FOLDER));
+    let Some(bytes) = source.read("config.json")? else {
+        return Ok(Pooling::default());
+    };
+    let name = source.display_name("config.json");
     let settings: serde_json::Map<String, serde_json::Value> =
         serde_json::from_slice(&bytes).with_context(|| name.clone())?;
     let modes = settings
@@ -220,5 +224,34 @@ impl Compute {
                 })))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_says_how_its_embeddings_are_made_or_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_path_buf();
+        let found = || load_pooling(Some(&path)).map_err(|error| error.to_string());
+        assert_eq!(load_pooling(None).unwrap(), Pooling::LastToken);
+        assert_eq!(found(), Ok(Pooling::LastToken));
+        std::fs::create_dir(path.join(POOLING_FOLDER)).unwrap();
+        let says =
+            |settings: &str| std::fs::write(path.join(POOLING_FOLDER).join("config.json"), settings).unwrap();
+        says(
+            r#"{"word_embedding_dimension": 8, "pooling_mode_mean_tokens": true, "pooling_mode_cls_token": false}"#,
+        );
+        assert_eq!(found(), Ok(Pooling::Mean));
+        says(r#"{"pooling_mode_lasttoken": true}"#);
+        assert_eq!(found(), Ok(Pooling::LastToken));
+        says(r#"{"pooling_mode_cls_token": true}"#);
+        assert!(
+            found()
+                .unwrap_err()
+                .contains("pooling_mode_cls_token is not supported")
+        );
     }
 }

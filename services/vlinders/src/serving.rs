@@ -48,7 +48,7 @@ impl Model {
         Ok(Self {
             name: name_of(choice),
             text: Arc::new(text),
-            pooling: load_pooling(&source)?,
+            pooling: load_pooling(choice.folder.as_ref())?,
             compute,
             max_model_len: choice.max_model_len,
         })
@@ -114,7 +114,7 @@ pub(crate) fn served(choice: &ModelChoice) -> anyhow::Result<ServedModel> {
         max_context_tokens: asked,
         vocabulary,
         hidden,
-        pooling: load_pooling(&source)?,
+        pooling: load_pooling(choice.folder.as_ref())?,
     })
 }
 
