@@ -86,6 +86,31 @@ class Messages(Case):
         self.assertTrue(self.create(messages=messages).content)
 
 
+class Tools(Case):
+    def test_a_forced_call_is_a_block_whole_and_streamed_and_its_result_is_read(self) -> None:
+        schema = {
+            "type": "object",
+            "properties": {"to": {"type": "integer", "minimum": 1, "maximum": 9}},
+            "required": ["to"],
+            "additionalProperties": False,
+        }
+        tools = [{"name": "count", "input_schema": schema}]
+        choice = {"type": "any", "disable_parallel_tool_use": True}
+        said = self.create(tools=tools, tool_choice=choice, max_tokens=200)
+        [block] = said.content
+        self.assertEqual((said.stop_reason, block.type, block.name), ("tool_use", "tool_use", "count"))
+        self.assertIn(block.input["to"], range(1, 10))
+        with self.client.messages.stream(
+            model=MODEL, messages=QUESTION, tools=tools, tool_choice=choice, max_tokens=200, extra_body={"temperature": 0}
+        ) as stream:
+            [streamed] = stream.get_final_message().content
+        self.assertEqual((streamed.type, streamed.name), ("tool_use", "count"))
+        self.assertIn(streamed.input["to"], range(1, 10))
+        result = {"type": "tool_result", "tool_use_id": block.id, "content": "done"}
+        messages = [*QUESTION, {"role": "assistant", "content": said.content}, {"role": "user", "content": [result]}]
+        self.assertEqual(self.create(messages=messages, tools=tools).role, "assistant")
+
+
 class Errors(Case):
     def refused(self, kind, **wishes):
         with self.assertRaises(kind) as caught:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import unittest
 
 import openai
 from openai import OpenAI
+from pydantic import BaseModel, Field
 
 URL = os.environ["VLINDERS_URL"]
 MODEL = "vlinders-demo"
@@ -19,6 +21,18 @@ LOOK = {
         "parameters": {"type": "object", "properties": {"word": {"type": "string"}}, "required": ["word"]},
     },
 }
+COUNT = {
+    "type": "function",
+    "function": {
+        "name": "count",
+        "parameters": {
+            "type": "object",
+            "properties": {"to": {"type": "integer", "minimum": 1, "maximum": 9}},
+            "required": ["to"],
+            "additionalProperties": False,
+        },
+    },
+}
 CALLED = {
     "role": "assistant",
     "content": None,
@@ -27,6 +41,11 @@ CALLED = {
     ],
 }
 ANSWERED = {"role": "tool", "tool_call_id": "call_1", "content": "It is Dutch for butterflies."}
+
+
+class Animal(BaseModel):
+    legs: int = Field(ge=0, le=8)
+    flies: bool
 
 
 class Tools(unittest.TestCase):
@@ -77,6 +96,40 @@ class Tools(unittest.TestCase):
 
     def test_only_the_last_tokens_of_a_prompt_may_be_kept(self) -> None:
         self.assertEqual(self.create(extra_body={"truncate_prompt_tokens": 3}).usage.prompt_tokens, 3)
+
+    def test_a_forced_call_follows_its_schema_whole_and_streamed(self) -> None:
+        for choice in ["required", {"type": "function", "function": {"name": "count"}}]:
+            wishes = {"tools": [COUNT], "tool_choice": choice, "temperature": 1, "seed": 3, "max_tokens": 200}
+            [chosen] = self.create(**wishes).choices
+            self.assertEqual(chosen.finish_reason, "tool_calls")
+            call = chosen.message.tool_calls[0]
+            self.assertEqual((call.type, call.function.name), ("function", "count"))
+            self.assertIn(json.loads(call.function.arguments)["to"], range(1, 10))
+            pieces = [chunk.choices[0].delta.tool_calls for chunk in self.create(**wishes, stream=True)]
+            first = [piece[0] for piece in pieces if piece and piece[0].index == 0]
+            self.assertTrue(first[0].id)
+            self.assertEqual(first[0].function.name, "count")
+            self.assertEqual("".join(piece.function.arguments or "" for piece in first), call.function.arguments)
+
+    def test_forced_calls_may_be_several_or_only_one(self) -> None:
+        # The least number of tokens leaves no other way than a second call, where there may be one.
+        wishes = {"tools": [COUNT], "tool_choice": "required", "max_tokens": 400, "extra_body": {"min_tokens": 100}}
+        several = self.create(**wishes).choices[0]
+        self.assertEqual(several.finish_reason, "tool_calls")
+        self.assertGreater(len(several.message.tool_calls), 1)
+        self.assertEqual(len({call.id for call in several.message.tool_calls}), len(several.message.tool_calls))
+        for call in several.message.tool_calls:
+            self.assertIn(json.loads(call.function.arguments)["to"], range(1, 10))
+        only = self.create(**wishes, parallel_tool_calls=False).choices[0]
+        self.assertEqual(len(only.message.tool_calls), 1)
+
+    def test_an_answer_is_parsed_by_the_class_it_follows(self) -> None:
+        answer = self.client.chat.completions.parse(
+            model=MODEL, messages=QUESTION, temperature=1, seed=4, max_tokens=200, response_format=Animal
+        )
+        animal = answer.choices[0].message.parsed
+        self.assertIn(animal.legs, range(9))
+        self.assertIsInstance(animal.flies, bool)
 
     def test_what_is_wrong_with_a_tool_is_named(self) -> None:
         for tool, param in [

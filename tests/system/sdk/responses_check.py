@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import unittest
 
 import openai
 from openai import OpenAI
+from pydantic import BaseModel, Field
 
 URL = os.environ["VLINDERS_URL"]
 MODEL = "vlinders-demo"
 QUESTION = "What is Vlinders?"
 PATIENCE_S = 60
+
+
+class Animal(BaseModel):
+    legs: int = Field(ge=0, le=8)
+    flies: bool
 
 
 class Responses(unittest.TestCase):
@@ -57,6 +64,28 @@ class Responses(unittest.TestCase):
         said = self.create()
         going_on = [{"role": "user", "content": QUESTION}, *said.output, {"role": "user", "content": "Thank you"}]
         self.assertTrue(self.create(input=going_on).output_text)
+
+    def test_an_answer_is_parsed_by_the_class_it_follows(self) -> None:
+        answer = self.client.responses.parse(
+            model=MODEL, input=QUESTION, temperature=1, max_output_tokens=200, text_format=Animal
+        )
+        self.assertIn(answer.output_parsed.legs, range(9))
+
+    def test_a_forced_call_is_an_item_and_its_result_is_read(self) -> None:
+        parameters = {
+            "type": "object",
+            "properties": {"to": {"type": "integer", "minimum": 1, "maximum": 9}},
+            "required": ["to"],
+            "additionalProperties": False,
+        }
+        tools = [{"type": "function", "name": "count", "parameters": parameters}]
+        said = self.create(tools=tools, tool_choice="required", parallel_tool_calls=False, max_output_tokens=200)
+        [call] = said.output
+        self.assertEqual((call.type, call.name, call.status), ("function_call", "count", "completed"))
+        self.assertIn(json.loads(call.arguments)["to"], range(1, 10))
+        result = {"type": "function_call_output", "call_id": call.call_id, "output": "done"}
+        going_on = [{"role": "user", "content": QUESTION}, *said.output, result]
+        self.assertEqual(self.create(input=going_on, tools=tools).status, "completed")
 
     def test_a_bad_value_names_its_parameter(self) -> None:
         with self.assertRaises(openai.BadRequestError) as caught:
