@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use vlinders_ledger::Ledger;
-use vlinders_types::{FaultKind, Finish, FinishReason, TokenId, UsageEvent};
+use vlinders_types::{FaultKind, Finish, FinishReason, TokenId, TokenScore, UsageEvent};
 
 use crate::client::{Client, State};
 use crate::requests::{constraint, fits};
@@ -14,6 +14,8 @@ use crate::scenario::Scenario;
 pub(crate) struct Whole {
     ids: Vec<TokenId>,
     text: String,
+    scores: Vec<TokenScore>,
+    embedding: Vec<f32>,
     finish: Finish,
 }
 
@@ -79,6 +81,8 @@ pub(crate) fn reference(clients: Vec<Client>) -> Reference {
             Whole {
                 ids: client.ids,
                 text: client.text,
+                scores: client.scores,
+                embedding: client.embedding,
                 finish,
             },
         )),
@@ -144,6 +148,9 @@ fn check_client(
             client.ids, client.text, whole.ids, whole.text
         ));
     }
+    if !whole.scores.starts_with(&client.scores) {
+        return Err("other scores than undisturbed".to_owned());
+    }
     let row = row.ok_or("not billed")?;
     if row.counts.completion as usize > whole.ids.len() {
         return Err(format!("billed {row:?}, whole it has {} tokens", whole.ids.len()));
@@ -187,6 +194,9 @@ fn check_end(client: &Client, finish: &Finish, whole: &Whole, tally: &mut Tally)
             }
             if finish.reason == FinishReason::Stop && !fits(client.number, &client.text) {
                 return Err(format!("{:?} has not the form asked for", client.text));
+            }
+            if client.scores != whole.scores || client.embedding != whole.embedding {
+                return Err("ended well without everything that was asked of its prompt".to_owned());
             }
             tally.complete += 1;
             if finish.reason == FinishReason::Stop && constraint(client.number).is_some() {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tokio::time::Instant;
-use vlinders_types::{Chunk, Finish, Request, TokenId};
+use vlinders_types::{Chunk, Finish, FinishReason, PromptScores, Request, Task, TokenId, TokenScore};
 
 /// Where a request stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +37,11 @@ pub(crate) struct Client {
     pub(crate) number: u64,
     pub(crate) ids: Vec<TokenId>,
     pub(crate) text: String,
+    /// Of the prompt, from the first that was asked for.
+    pub(crate) scores: Vec<TokenScore>,
+    pub(crate) embedding: Vec<f32>,
+    /// Wait for scores.
+    unscored: Vec<Chunk>,
     /// By position.
     early: BTreeMap<usize, Chunk>,
     /// The last sign of life.
@@ -58,6 +63,9 @@ impl Client {
             number,
             ids: Vec::new(),
             text: String::new(),
+            scores: Vec::new(),
+            embedding: Vec::new(),
+            unscored: Vec::new(),
             early: BTreeMap::new(),
             heard_at: Instant::now(),
             was_heard: false,
@@ -78,7 +86,7 @@ impl Client {
     }
 
     /// Adds a chunk, or tells what no worker may send.
-    pub(crate) fn push(&mut self, chunk: Chunk) -> Result<Pushed, String> {
+    pub(crate) fn push(&mut self, mut chunk: Chunk) -> Result<Pushed, String> {
         self.terminals += u32::from(chunk.finish.is_some());
         if chunk.attempt > self.request.attempt {
             return Err(format!("attempt {} was never sent", chunk.attempt));
@@ -93,6 +101,44 @@ impl Client {
         }
         self.was_heard = true;
         self.heard_at = Instant::now();
+        if let Some(part) = chunk.prompt_scores.take() {
+            return self.score(part);
+        }
+        if self.scores.len() < scored(&self.request).len() && !ends_badly(&chunk) && !chunk.handed_back {
+            self.unscored.push(chunk);
+            return Ok(Pushed::Early);
+        }
+        self.place(chunk)
+    }
+
+    /// Adds scores, and what has waited for them. What is known already must be the same again.
+    fn score(&mut self, part: PromptScores) -> Result<Pushed, String> {
+        let expected = scored(&self.request);
+        let at = part.first as usize - expected.start as usize;
+        if at > self.scores.len() {
+            // Some are lost; whoever tells nothing more is asked again.
+            return Ok(Pushed::Early);
+        }
+        for (index, score) in part.scores.into_iter().enumerate() {
+            match self.scores.get(at + index) {
+                Some(same) if *same == score => {}
+                Some(_) => return Err(format!("another score at {}", at + index)),
+                None => self.scores.push(score),
+            }
+        }
+        if self.scores.len() < expected.len() {
+            return Ok(Pushed::Stale);
+        }
+        let mut pushed = Pushed::Stale;
+        for chunk in std::mem::take(&mut self.unscored) {
+            if !self.is_over() && self.place(chunk)? == Pushed::News {
+                pushed = Pushed::News;
+            }
+        }
+        Ok(pushed)
+    }
+
+    fn place(&mut self, chunk: Chunk) -> Result<Pushed, String> {
         let position = chunk.position as usize;
         if position > self.ids.len() {
             self.early.insert(position, chunk);
@@ -138,6 +184,7 @@ impl Client {
             if end == position {
                 self.text.push_str(&chunk.text);
             }
+            self.embedding = chunk.embedding;
             self.state = State::Ended(finish);
         }
         Ok(if is_news { Pushed::News } else { Pushed::Stale })
@@ -148,9 +195,27 @@ impl Client {
         self.request.attempt += 1;
         self.request.emitted_ids.clone_from(&self.ids);
         self.early.clear();
+        self.unscored.clear();
         self.heard_at = Instant::now();
         self.was_heard = false;
         self.is_handed_back = false;
         self.state = State::Sending;
+    }
+}
+
+/// Positions of the prompt whose scores were asked for.
+fn scored(request: &Request) -> std::ops::Range<u32> {
+    let end = u32::try_from(request.prompt_ids.len()).expect("prompts are short");
+    match (request.prompt_logprobs, request.task) {
+        (None, _) | (Some(_), Task::Embed { .. }) => 0..0,
+        (Some(_), Task::Generate) => 1..end,
+        (Some(_), Task::Score { first }) => first..end,
+    }
+}
+
+fn ends_badly(chunk: &Chunk) -> bool {
+    match chunk.finish.as_ref().map(|finish| finish.reason) {
+        Some(FinishReason::Error | FinishReason::Cancelled) => true,
+        Some(FinishReason::Stop | FinishReason::Length) | None => false,
     }
 }

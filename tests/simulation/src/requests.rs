@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde_json::json;
 use vlinders_text::{ModelText, TextFiles};
 use vlinders_types::{
-    Constraint, FrontendId, KeyId, ModelName, Request, RequestId, SamplingParams, StopRules, Task, TenantId,
-    TextRules, TokenId,
+    Constraint, FrontendId, KeyId, ModelName, Pooling, Request, RequestId, SamplingParams, StopRules, Task,
+    TenantId, TextRules, TokenId,
 };
 
 /// Ids below this are bytes.
@@ -57,7 +57,7 @@ pub(crate) fn request(arrived: &Arrived<'_>) -> Request {
         ignore_eos: is_free && number.is_multiple_of(7),
         ..StopRules::default()
     };
-    Request {
+    let request = Request {
         request_id: RequestId::from_parts(arrived.now_ms, u128::from(arrived.serial)),
         attempt: 0,
         tenant: TenantId::new(if number.is_multiple_of(2) { "even" } else { "odd" }),
@@ -84,7 +84,39 @@ pub(crate) fn request(arrived: &Arrived<'_>) -> Request {
         trace_parent: None,
         published_us: None,
         task: Task::Generate,
-        prompt_logprobs: None,
+        prompt_logprobs: number.is_multiple_of(8).then_some(2),
+    };
+    tells_of_its_prompt(request, number)
+}
+
+/// Some draw nothing. What has a form is drawn.
+fn tells_of_its_prompt(request: Request, number: u64) -> Request {
+    if request.constraint.is_some() {
+        return request;
+    }
+    let (task, prompt_logprobs) = match number % 11 {
+        3 => (Task::Score { first: 1 }, Some(1)),
+        7 => {
+            let pooling = if number.is_multiple_of(2) {
+                Pooling::Mean
+            } else {
+                Pooling::LastToken
+            };
+            (
+                Task::Embed {
+                    pooling,
+                    dimensions: None,
+                },
+                None,
+            )
+        }
+        _ => return request,
+    };
+    Request {
+        task,
+        prompt_logprobs,
+        stop: StopRules::default(),
+        ..request
     }
 }
 
