@@ -336,7 +336,7 @@ async fn a_bad_route_or_method_is_answered_in_the_same_shape() -> Checked {
     let long = "x".repeat(20 * 1024);
     for (method, path, headers, expected) in [
         ("GET", "/", vec![], (404, INVALID, "", "not_found")),
-        ("POST", "/v1/embeddings", vec![], (404, INVALID, "", "not_found")),
+        ("POST", "/v1/images", vec![], (404, INVALID, "", "not_found")),
         (
             "GET",
             "/v1/chat/completions/",
