@@ -23,7 +23,7 @@ fn visitors(cluster: &Cluster, load: &mut Load) -> Checked {
 }
 
 #[tokio::test]
-async fn a_bus_that_is_away_for_two_seconds_loses_no_accepted_request() -> Checked {
+async fn a_bus_that_is_away_for_longer_than_all_patience_loses_no_accepted_request() -> Checked {
     let subjects = [subjects::mixed(), subjects::lengthy()].concat();
     let reference = Reference::of(&subjects, &ONE_THREAD).await?;
     let mut cluster = Cluster::start(plan()).await?;
