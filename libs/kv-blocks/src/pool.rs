@@ -64,6 +64,7 @@ pub struct BlockPool {
     index: HashMap<BlockHash, BlockId>,
     leased: u32,
     quarantined: u32,
+    evictions: u64,
 }
 
 impl std::fmt::Debug for BlockPool {
@@ -89,6 +90,7 @@ impl BlockPool {
             index: HashMap::new(),
             leased: 0,
             quarantined: 0,
+            evictions: 0,
         }
     }
 
@@ -131,6 +133,12 @@ impl BlockPool {
             published: blocks.len(),
             blocks,
         }
+    }
+
+    /// Published blocks that lost their content to new leases so far. As long as it stays, what was published still is.
+    #[must_use]
+    pub const fn evictions(&self) -> u64 {
+        self.evictions
     }
 
     /// Whether a block is published under `hash`.
@@ -285,6 +293,7 @@ impl BlockPool {
             .take()
             .expect("cached blocks are published");
         self.index.remove(&hash);
+        self.evictions += 1;
         Some(block)
     }
 

@@ -18,6 +18,8 @@ pub(crate) struct RecentPrefixes {
     /// Oldest first.
     names: Vec<BlockHash>,
     marks: Arc<[PrefixMark]>,
+    /// Of the pool, when the names were held against it.
+    evictions: u64,
 }
 
 impl RecentPrefixes {
@@ -30,8 +32,10 @@ impl RecentPrefixes {
             self.names.retain(|known| *known != name);
             self.names.push(name);
         }
-        // What was evicted is of no use to anybody.
-        self.names.retain(|name| pool.is_published(*name));
+        // What was evicted is of no use to anybody. A pool with room evicts nothing: then there is nothing to look up.
+        if std::mem::replace(&mut self.evictions, pool.evictions()) != pool.evictions() {
+            self.names.retain(|name| pool.is_published(*name));
+        }
         let excess = self.names.len().saturating_sub(MAX_PREFIXES);
         self.names.drain(..excess);
         self.marks = self.names.iter().rev().copied().map(PrefixMark::from).collect();
