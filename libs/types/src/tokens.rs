@@ -50,6 +50,16 @@ pub struct PromptScores {
     pub scores: Vec<TokenScore>,
 }
 
+impl Chunk {
+    /// Whether it tells nothing of the sequence. As a whole chunk it then says that the worker has taken the request.
+    #[must_use]
+    pub fn says_nothing(&self) -> bool {
+        let is_silent = self.ids.is_empty() && self.text.is_empty() && self.logprobs.is_empty();
+        let has_no_end = self.finish.is_none() && !self.handed_back;
+        is_silent && has_no_end && self.prompt_scores.is_none() && self.embedding.is_empty()
+    }
+}
+
 /// A token's log-probability and its most likely rivals, natural logarithm of the unmodified distribution.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenLogprob {

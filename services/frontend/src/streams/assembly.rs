@@ -129,7 +129,7 @@ impl Assembly {
                 self.pending.scores = self.scores.take();
                 self.pending_since.get_or_insert_with(Instant::now);
             }
-            if says_nothing(&chunk) {
+            if chunk.says_nothing() {
                 // What waited for the last score goes on.
                 let next_position = self.next_position();
                 let next = are_all_here.then(|| self.early.remove(&next_position)).flatten();
@@ -313,11 +313,6 @@ impl Assembly {
             Some(last) => Tempo::Next(now.duration_since(last), count),
         })
     }
-}
-
-/// Whether it had nothing but scores.
-fn says_nothing(chunk: &Chunk) -> bool {
-    chunk.ids.is_empty() && chunk.text.is_empty() && chunk.finish.is_none() && !chunk.handed_back
 }
 
 fn token_count(chunk: &Chunk) -> u32 {

@@ -133,7 +133,7 @@ impl Stream {
     pub(crate) fn push(&self, from: &Origin, chunk: Chunk) -> Delivered {
         let (position, attempt) = (chunk.position, chunk.attempt);
         let mut state = self.lock();
-        let (pushed, tempo) = if says_only_taken(&chunk) {
+        let (pushed, tempo) = if chunk.says_nothing() {
             if attempt == state.assembly.attempt() {
                 state.course.taken(from);
             }
@@ -283,15 +283,4 @@ impl Stream {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A worker's word that it has taken the request, before there is anything else to say.
-fn says_only_taken(chunk: &Chunk) -> bool {
-    let word = Chunk {
-        handle: chunk.handle,
-        attempt: chunk.attempt,
-        position: chunk.position,
-        ..Chunk::default()
-    };
-    *chunk == word
 }
