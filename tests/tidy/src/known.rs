@@ -17,6 +17,7 @@ pub const FLOORS: &[(&str, u8)] = &[
     ("vlinders-wire", 1),
     ("vlinders-engine", 2),
     ("vlinders-kernel-cpu", 2),
+    ("vlinders-kernel-cuda", 2),
     ("vlinders-kernel-reference", 2),
     ("vlinders-model", 2),
     ("vlinders-bus", 3),
@@ -72,6 +73,7 @@ pub const MUST_NOT_KNOW: &[(&str, &[&str])] = &[
             "vlinders-sampling",
             "vlinders-kernel-api",
             "vlinders-kernel-cpu",
+            "vlinders-kernel-cuda",
             "vlinders-kernel-reference",
             "vlinders-model",
             "vlinders-engine",
@@ -139,6 +141,15 @@ pub const MUST_NOT_KNOW: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "vlinders-kernel-cuda",
+        &[
+            "vlinders-scheduler",
+            "vlinders-kv-blocks",
+            "vlinders-text",
+            "vlinders-wire",
+        ],
+    ),
+    (
         "vlinders-kernel-reference",
         &[
             "vlinders-scheduler",
@@ -154,6 +165,7 @@ pub const STANDALONE: &[&str] = &["vlinders-loadtest"];
 
 /// Outside crates that one crate has to itself.
 pub const SOLE_OWNERS: &[(&str, &str)] = &[
+    ("cudarc", "vlinders-kernel-cuda"),
     ("prost", "vlinders-wire"),
     ("llguidance", "vlinders-grammar"),
     ("rusqlite", "vlinders-ledger"),
