@@ -1,7 +1,7 @@
 //! The [`Ledger`] trait.
 
 use async_trait::async_trait;
-use vlinders_types::{KeyId, ModelName, TenantId, UsageEvent};
+use vlinders_types::{BillingClass, KeyId, ModelName, TenantId, UsageEvent};
 
 /// A failed ledger operation.
 #[derive(Debug, thiserror::Error)]
@@ -89,13 +89,15 @@ pub struct UsageQuery {
     pub limit: Option<u32>,
 }
 
-/// The usage of one tenant and model.
+/// The usage of one tenant and model at one price.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsageTotal {
     /// Who.
     pub tenant: TenantId,
     /// Of what.
     pub model: ModelName,
+    /// At which price.
+    pub class: BillingClass,
     /// Requests.
     pub requests: u64,
     /// Prompt tokens, cached ones included.
@@ -106,7 +108,7 @@ pub struct UsageTotal {
     pub completion_tokens: u64,
 }
 
-/// The usage of one tenant and model in one stretch of time.
+/// The usage of one tenant and model at one price in one stretch of time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsagePeriod {
     /// When it begins, milliseconds since 1970.
@@ -118,7 +120,7 @@ pub struct UsagePeriod {
 /// Reads usage as bills have it.
 #[async_trait]
 pub trait UsageReports: Send + Sync + 'static {
-    /// Sums by stretch of `period_ms`, tenant and model, sorted by these; a request belongs to the stretch in which it
+    /// Sums by stretch of `period_ms`, tenant, model and class, sorted by these; a request belongs to the stretch in which it
     /// finished. They are summed up when they are asked for: asking twice changes nothing, and what came late is in them.
     /// Empty stretches are left out; the query's limit is passed over.
     async fn periods(&self, query: &UsageQuery, period_ms: u64) -> Result<Vec<UsagePeriod>, LedgerError>;
@@ -133,6 +135,6 @@ pub trait Ledger: Send + Sync + 'static {
     /// Recorded requests, newest first.
     async fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageEvent>, LedgerError>;
 
-    /// Sums by tenant and model, sorted by both.
+    /// Sums by tenant, model and class, sorted by these.
     async fn totals(&self, query: &UsageQuery) -> Result<Vec<UsageTotal>, LedgerError>;
 }

@@ -1,14 +1,14 @@
 //! Usage as it lies in a table, the same in every database.
 
 use vlinders_types::{
-    FinishReason, KeyId, ModelName, RequestId, TenantId, TokenCounts, UsageEvent, WorkerId,
+    BillingClass, FinishReason, KeyId, ModelName, RequestId, TenantId, TokenCounts, UsageEvent, WorkerId,
 };
 
-use crate::LedgerError;
+use crate::{LedgerError, UsagePeriod, UsageTotal};
 
 /// The columns of `usage`, in the order of [`StoredRow`].
 pub(crate) const COLUMNS: &str = "request_id, attempt, tenant, key, model, writer, prompt_tokens, cached_tokens, \
-                                  completion_tokens, finish, stream, created_ms, first_token_ms, finished_ms";
+                                  completion_tokens, finish, stream, created_ms, first_token_ms, finished_ms, class";
 
 /// A row as it was read: not checked yet.
 pub(crate) struct StoredRow {
@@ -26,6 +26,7 @@ pub(crate) struct StoredRow {
     pub(crate) created_ms: i64,
     pub(crate) first_token_ms: Option<i64>,
     pub(crate) finished_ms: i64,
+    pub(crate) class: String,
 }
 
 impl StoredRow {
@@ -41,6 +42,7 @@ impl StoredRow {
             key: KeyId::new(&self.key),
             model: ModelName::new(&self.model),
             writer: WorkerId::new(&self.writer),
+            class: class(self.class)?,
             counts: TokenCounts {
                 prompt: number("prompt_tokens", self.prompt_tokens)?,
                 cached: number("cached_tokens", self.cached_tokens)?,
@@ -55,6 +57,54 @@ impl StoredRow {
             finished_ms: number("finished_ms", self.finished_ms)?,
         })
     }
+}
+
+/// A sum as it was read: not checked yet.
+pub(crate) struct StoredTotal {
+    pub(crate) tenant: String,
+    pub(crate) model: String,
+    pub(crate) requests: i64,
+    pub(crate) prompt_tokens: i64,
+    pub(crate) cached_tokens: i64,
+    pub(crate) completion_tokens: i64,
+    pub(crate) class: String,
+}
+
+/// Reads a [`StoredTotal`] from any database's row, whose columns are had with this method.
+macro_rules! stored_total {
+    ($row:expr, $get:ident) => {
+        $crate::rows::StoredTotal {
+            tenant: $row.$get(0)?,
+            model: $row.$get(1)?,
+            requests: $row.$get(2)?,
+            prompt_tokens: $row.$get(3)?,
+            cached_tokens: $row.$get(4)?,
+            completion_tokens: $row.$get(5)?,
+            class: $row.$get(6)?,
+        }
+    };
+}
+pub(crate) use stored_total;
+
+impl StoredTotal {
+    pub(crate) fn into_total(self) -> Result<UsageTotal, LedgerError> {
+        Ok(UsageTotal {
+            tenant: TenantId::new(&self.tenant),
+            model: ModelName::new(&self.model),
+            class: class(self.class)?,
+            requests: self.requests.unsigned_abs(),
+            prompt_tokens: self.prompt_tokens.unsigned_abs(),
+            cached_tokens: self.cached_tokens.unsigned_abs(),
+            completion_tokens: self.completion_tokens.unsigned_abs(),
+        })
+    }
+}
+
+pub(crate) fn period(start_ms: i64, total: StoredTotal) -> Result<UsagePeriod, LedgerError> {
+    Ok(UsagePeriod {
+        start_ms: start_ms.unsigned_abs(),
+        total: total.into_total()?,
+    })
 }
 
 /// The databases' integers are signed; times beyond them do not occur.
@@ -75,6 +125,10 @@ fn finish(name: String) -> Result<FinishReason, LedgerError> {
     ];
     let known = reasons.into_iter().find(|reason| reason.name() == name);
     known.ok_or_else(|| foreign("finish", name))
+}
+
+fn class(name: String) -> Result<BillingClass, LedgerError> {
+    BillingClass::named(&name).ok_or_else(|| foreign("class", name))
 }
 
 pub(crate) fn foreign(what: &'static str, found: String) -> LedgerError {
@@ -101,6 +155,7 @@ mod tests {
             created_ms: 1,
             first_token_ms: None,
             finished_ms: 2,
+            class: "standard".to_owned(),
         }
     }
 
@@ -108,9 +163,10 @@ mod tests {
     fn what_another_version_wrote_is_named_and_not_guessed() {
         type Change = fn(&mut StoredRow);
         assert!(row().into_event().is_ok());
-        let changes: [(&str, Change); 4] = [
+        let changes: [(&str, Change); 5] = [
             ("request_id", |row| row.request_id = "7".to_owned()),
             ("finish", |row| row.finish = "bored".to_owned()),
+            ("class", |row| row.class = "given away".to_owned()),
             ("prompt_tokens", |row| row.prompt_tokens = -1),
             ("finished_ms", |row| row.finished_ms = -1),
         ];

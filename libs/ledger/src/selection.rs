@@ -33,7 +33,7 @@ impl Selection {
         Self { sql, values }
     }
 
-    /// Sums by stretch of time, tenant and model.
+    /// Sums by stretch of time, tenant, model and class.
     pub(crate) fn periods(query: &UsageQuery, period_ms: u64, mark: char) -> Self {
         let (condition, mut values) = condition(query, mark);
         let mut place = || {
@@ -44,8 +44,8 @@ impl Selection {
         let start = format!("CAST((finished_ms / {}) * {} AS BIGINT)", place(), place());
         let sum = |column: &str| format!("CAST(sum({column}) AS BIGINT)");
         let sql = format!(
-            "SELECT tenant, model, count(*), {}, {}, {}, {start} AS start_ms FROM usage {condition} \
-             GROUP BY start_ms, tenant, model ORDER BY start_ms, tenant, model",
+            "SELECT tenant, model, count(*), {}, {}, {}, class, {start} AS start_ms FROM usage {condition} \
+             GROUP BY start_ms, tenant, model, class ORDER BY start_ms, tenant, model, class",
             sum("prompt_tokens"),
             sum("cached_tokens"),
             sum("completion_tokens"),
@@ -53,14 +53,14 @@ impl Selection {
         Self { sql, values }
     }
 
-    /// Sums by tenant and model.
+    /// Sums by tenant, model and class.
     pub(crate) fn totals(query: &UsageQuery, mark: char) -> Self {
         let (condition, values) = condition(query, mark);
         // Sums of large integers are of another type in some databases.
         let sum = |column: &str| format!("CAST(sum({column}) AS BIGINT)");
         let sql = format!(
-            "SELECT tenant, model, count(*), {}, {}, {} FROM usage {condition} GROUP BY tenant, model \
-             ORDER BY tenant, model",
+            "SELECT tenant, model, count(*), {}, {}, {}, class FROM usage {condition} \
+             GROUP BY tenant, model, class ORDER BY tenant, model, class",
             sum("prompt_tokens"),
             sum("cached_tokens"),
             sum("completion_tokens"),

@@ -28,4 +28,4 @@ pub use tokens::{
     Chunk, FaultKind, Finish, FinishReason, Heartbeat, PromptScores, RequestFault, StepBatch, TokenLogprob,
 };
 pub use units::{BLOCK_TOKENS, TokenId, blocks_for_tokens};
-pub use usage::{TokenCounts, UsageEvent};
+pub use usage::{BillingClass, TokenCounts, UsageEvent};

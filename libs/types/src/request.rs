@@ -1,8 +1,8 @@
 //! A request as the bus carries it, and its cancellation.
 
 use crate::{
-    Constraint, FrontendId, KeyId, ModelName, RequestId, SamplingParams, StopRules, TenantId, TextRules,
-    TokenCounts, TokenId,
+    BillingClass, Constraint, FrontendId, KeyId, ModelName, RequestId, SamplingParams, StopRules, TenantId,
+    TextRules, TokenCounts, TokenId,
 };
 
 /// One request, validated and tokenized: all a worker needs to know.
@@ -42,6 +42,8 @@ pub struct Request {
     pub text: TextRules,
     /// Its bill counts the prompt's tokens. Of several choices for one prompt only the first one's does.
     pub bills_prompt: bool,
+    /// At which price its bill is.
+    pub class: BillingClass,
     /// Larger goes first among waiting requests; 0 is normal.
     pub priority: i32,
     /// Keeps this request's cached prefixes apart from others of its tenant.

@@ -137,6 +137,136 @@ impl Pool {
         }
     }
 }
+/// Tokens of one request.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TokenCounts {
+    /// Tokens of the prompt.
+    #[prost(uint32, tag = "1")]
+    pub prompt: u32,
+    /// Prompt tokens found in the prefix cache. At most prompt.
+    #[prost(uint32, tag = "2")]
+    pub cached: u32,
+    /// Tokens generated and delivered, over all attempts.
+    #[prost(uint32, tag = "3")]
+    pub completion: u32,
+}
+/// The one usage event of a request. Stream VL_USAGE, subject vl.usage.<tenant>, message id <request_id>.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UsageEvent {
+    /// ULID, 16 bytes, big endian. Unique in the ledger.
+    #[prost(bytes = "vec", tag = "1")]
+    pub request_id: ::prost::alloc::vec::Vec<u8>,
+    /// The attempt that ended it.
+    #[prost(uint32, tag = "2")]
+    pub attempt: u32,
+    /// Who pays. 1 to 256 bytes.
+    #[prost(string, tag = "3")]
+    pub tenant: ::prost::alloc::string::String,
+    /// Public id of the key used. 1 to 256 bytes.
+    #[prost(string, tag = "4")]
+    pub key: ::prost::alloc::string::String,
+    /// Served model, alias resolved. 1 to 256 bytes.
+    #[prost(string, tag = "5")]
+    pub model: ::prost::alloc::string::String,
+    /// Who wrote this event: a worker, or a frontend for a request no worker took. 1 to 256 bytes.
+    #[prost(string, tag = "6")]
+    pub writer: ::prost::alloc::string::String,
+    /// What was used. Required.
+    #[prost(message, optional, tag = "7")]
+    pub counts: ::core::option::Option<TokenCounts>,
+    /// How it ended.
+    #[prost(enumeration = "FinishReason", tag = "8")]
+    pub finish: i32,
+    /// Whether it was streamed.
+    #[prost(bool, tag = "9")]
+    pub stream: bool,
+    /// Accepted, milliseconds since 1970.
+    #[prost(uint64, tag = "10")]
+    pub created_ms: u64,
+    /// First token sent, milliseconds since 1970; absent when it never came to that.
+    #[prost(uint64, optional, tag = "11")]
+    pub first_token_ms: ::core::option::Option<u64>,
+    /// Ended, milliseconds since 1970.
+    #[prost(uint64, tag = "12")]
+    pub finished_ms: u64,
+    /// At which price.
+    #[prost(enumeration = "BillingClass", tag = "13")]
+    pub class: i32,
+}
+/// Why a sequence ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum FinishReason {
+    /// Not finished; in most messages not allowed.
+    Unspecified = 0,
+    /// End-of-sequence token, stop token or stop text.
+    Stop = 1,
+    /// max_tokens or the context is used up.
+    Length = 2,
+    /// The client left or its frontend is gone.
+    Cancelled = 3,
+    /// It failed.
+    Error = 4,
+}
+impl FinishReason {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "FINISH_REASON_UNSPECIFIED",
+            Self::Stop => "FINISH_REASON_STOP",
+            Self::Length => "FINISH_REASON_LENGTH",
+            Self::Cancelled => "FINISH_REASON_CANCELLED",
+            Self::Error => "FINISH_REASON_ERROR",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "FINISH_REASON_UNSPECIFIED" => Some(Self::Unspecified),
+            "FINISH_REASON_STOP" => Some(Self::Stop),
+            "FINISH_REASON_LENGTH" => Some(Self::Length),
+            "FINISH_REASON_CANCELLED" => Some(Self::Cancelled),
+            "FINISH_REASON_ERROR" => Some(Self::Error),
+            _ => None,
+        }
+    }
+}
+/// At which of its prices a request is billed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum BillingClass {
+    /// Answered while its caller waited. What absent means.
+    Standard = 0,
+    /// A line of a batch.
+    Batch = 1,
+    /// Answered from answers given before, without a worker.
+    Cached = 2,
+}
+impl BillingClass {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Standard => "BILLING_CLASS_STANDARD",
+            Self::Batch => "BILLING_CLASS_BATCH",
+            Self::Cached => "BILLING_CLASS_CACHED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "BILLING_CLASS_STANDARD" => Some(Self::Standard),
+            "BILLING_CLASS_BATCH" => Some(Self::Batch),
+            "BILLING_CLASS_CACHED" => Some(Self::Cached),
+            _ => None,
+        }
+    }
+}
 /// One request, validated and tokenized: all a worker needs to know.
 /// Stream VL_REQ, subject vl.req.<model>.<queue>, message id <request_id>.<attempt>.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -201,6 +331,9 @@ pub struct Request {
     /// Which generated tokens have text. Absent: all but the special ones.
     #[prost(message, optional, tag = "46")]
     pub text: ::core::option::Option<TextRules>,
+    /// At which price its usage event is.
+    #[prost(enumeration = "BillingClass", tag = "47")]
+    pub class: i32,
     /// Report the prompt's log-probabilities and this many of the most likely tokens at each position. At most 20. Always
     /// with a score task, never with an embed task.
     #[prost(uint32, optional, tag = "52")]
@@ -553,100 +686,6 @@ impl RefuseReason {
             "REFUSE_REASON_INVALID" => Some(Self::Invalid),
             "REFUSE_REASON_CANCELLED" => Some(Self::Cancelled),
             "REFUSE_REASON_ANSWERED" => Some(Self::Answered),
-            _ => None,
-        }
-    }
-}
-/// Tokens of one request.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct TokenCounts {
-    /// Tokens of the prompt.
-    #[prost(uint32, tag = "1")]
-    pub prompt: u32,
-    /// Prompt tokens found in the prefix cache. At most prompt.
-    #[prost(uint32, tag = "2")]
-    pub cached: u32,
-    /// Tokens generated and delivered, over all attempts.
-    #[prost(uint32, tag = "3")]
-    pub completion: u32,
-}
-/// The one usage event of a request. Stream VL_USAGE, subject vl.usage.<tenant>, message id <request_id>.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct UsageEvent {
-    /// ULID, 16 bytes, big endian. Unique in the ledger.
-    #[prost(bytes = "vec", tag = "1")]
-    pub request_id: ::prost::alloc::vec::Vec<u8>,
-    /// The attempt that ended it.
-    #[prost(uint32, tag = "2")]
-    pub attempt: u32,
-    /// Who pays. 1 to 256 bytes.
-    #[prost(string, tag = "3")]
-    pub tenant: ::prost::alloc::string::String,
-    /// Public id of the key used. 1 to 256 bytes.
-    #[prost(string, tag = "4")]
-    pub key: ::prost::alloc::string::String,
-    /// Served model, alias resolved. 1 to 256 bytes.
-    #[prost(string, tag = "5")]
-    pub model: ::prost::alloc::string::String,
-    /// Who wrote this event: a worker, or a frontend for a request no worker took. 1 to 256 bytes.
-    #[prost(string, tag = "6")]
-    pub writer: ::prost::alloc::string::String,
-    /// What was used. Required.
-    #[prost(message, optional, tag = "7")]
-    pub counts: ::core::option::Option<TokenCounts>,
-    /// How it ended.
-    #[prost(enumeration = "FinishReason", tag = "8")]
-    pub finish: i32,
-    /// Whether it was streamed.
-    #[prost(bool, tag = "9")]
-    pub stream: bool,
-    /// Accepted, milliseconds since 1970.
-    #[prost(uint64, tag = "10")]
-    pub created_ms: u64,
-    /// First token sent, milliseconds since 1970; absent when it never came to that.
-    #[prost(uint64, optional, tag = "11")]
-    pub first_token_ms: ::core::option::Option<u64>,
-    /// Ended, milliseconds since 1970.
-    #[prost(uint64, tag = "12")]
-    pub finished_ms: u64,
-}
-/// Why a sequence ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum FinishReason {
-    /// Not finished; in most messages not allowed.
-    Unspecified = 0,
-    /// End-of-sequence token, stop token or stop text.
-    Stop = 1,
-    /// max_tokens or the context is used up.
-    Length = 2,
-    /// The client left or its frontend is gone.
-    Cancelled = 3,
-    /// It failed.
-    Error = 4,
-}
-impl FinishReason {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::Unspecified => "FINISH_REASON_UNSPECIFIED",
-            Self::Stop => "FINISH_REASON_STOP",
-            Self::Length => "FINISH_REASON_LENGTH",
-            Self::Cancelled => "FINISH_REASON_CANCELLED",
-            Self::Error => "FINISH_REASON_ERROR",
-        }
-    }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "FINISH_REASON_UNSPECIFIED" => Some(Self::Unspecified),
-            "FINISH_REASON_STOP" => Some(Self::Stop),
-            "FINISH_REASON_LENGTH" => Some(Self::Length),
-            "FINISH_REASON_CANCELLED" => Some(Self::Cancelled),
-            "FINISH_REASON_ERROR" => Some(Self::Error),
             _ => None,
         }
     }

@@ -12,6 +12,7 @@ use crate::limits::{
     MAX_STOP_TEXT_BYTES, MAX_STOP_TEXTS, MAX_STOP_TOKEN_IDS, MAX_TOKENS, MAX_TOP_LOGPROBS,
     MAX_TRACE_PARENT_BYTES,
 };
+use crate::usage::billing_class;
 use crate::{Fault, WireError, generated, task};
 
 const REQUEST: Check = Check { message: "Request" };
@@ -86,6 +87,7 @@ impl From<&Request> for generated::Request {
             prompt_logprobs: request.prompt_logprobs.map(u32::from),
             constraint: request.constraint.as_ref().map(Into::into),
             prompt_billed_elsewhere: !request.bills_prompt,
+            class: generated::BillingClass::from(request.class).into(),
             text: (request.text != TextRules::default()).then(|| (&request.text).into()),
         }
     }
@@ -140,6 +142,7 @@ impl TryFrom<generated::Request> for Request {
             prompt_logprobs,
             constraint: wire.constraint.map(TryInto::try_into).transpose()?,
             bills_prompt: !wire.prompt_billed_elsewhere,
+            class: billing_class(check, wire.class)?,
             text: wire.text.map(TryInto::try_into).transpose()?.unwrap_or_default(),
         })
     }

@@ -1,7 +1,9 @@
 //! Usage events, and the words they share with other messages.
 
 use bytes::Bytes;
-use vlinders_types::{FinishReason, KeyId, ModelName, TenantId, TokenCounts, UsageEvent, WorkerId};
+use vlinders_types::{
+    BillingClass, FinishReason, KeyId, ModelName, TenantId, TokenCounts, UsageEvent, WorkerId,
+};
 
 use crate::check::{Check, encode, request_id_bytes};
 use crate::limits::MAX_CONTROL_BYTES;
@@ -30,6 +32,7 @@ pub fn encode_usage_event(event: &UsageEvent) -> Bytes {
         created_ms: event.created_ms,
         first_token_ms: event.first_token_ms,
         finished_ms: event.finished_ms,
+        class: generated::BillingClass::from(event.class).into(),
     })
 }
 
@@ -56,6 +59,7 @@ pub fn decode_usage_event(bytes: &[u8]) -> Result<UsageEvent, WireError> {
         created_ms: wire.created_ms,
         first_token_ms: wire.first_token_ms,
         finished_ms: wire.finished_ms,
+        class: billing_class(USAGE, wire.class)?,
     })
 }
 
@@ -80,6 +84,27 @@ impl TryFrom<generated::TokenCounts> for TokenCounts {
             completion: wire.completion,
         })
     }
+}
+
+impl From<BillingClass> for generated::BillingClass {
+    fn from(class: BillingClass) -> Self {
+        match class {
+            BillingClass::Standard => Self::Standard,
+            BillingClass::Batch => Self::Batch,
+            BillingClass::Cached => Self::Cached,
+        }
+    }
+}
+
+/// A class that this version does not know has a price that it does not know: refused, never guessed.
+pub(crate) fn billing_class(check: Check, value: i32) -> Result<BillingClass, WireError> {
+    use generated::BillingClass as Wire;
+    let known = Wire::try_from(value).map_err(|_| check.fault("class", Fault::UnknownValue(value)))?;
+    Ok(match known {
+        Wire::Standard => BillingClass::Standard,
+        Wire::Batch => BillingClass::Batch,
+        Wire::Cached => BillingClass::Cached,
+    })
 }
 
 impl From<FinishReason> for generated::FinishReason {

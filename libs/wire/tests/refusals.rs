@@ -17,6 +17,15 @@ fn refused(change: impl FnOnce(&mut Request)) -> String {
         .to_string()
 }
 
+#[test]
+fn a_price_this_version_does_not_know_is_refused() {
+    // Field 13 of the event: a varint.
+    let mut bytes = wire::encode_usage_event(&support::usage_event()).to_vec();
+    bytes.extend([13 << 3, 9]);
+    let error = wire::decode_usage_event(&bytes).expect_err("the rule is checked");
+    assert_eq!(error.to_string(), "UsageEvent.class: unknown value 9");
+}
+
 fn refused_batch(change: impl FnOnce(&mut StepBatch)) -> String {
     let mut batch = support::step_batch();
     change(&mut batch);

@@ -8,10 +8,11 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 use vlinders_types::{
-    Beacon, Cancel, Chunk, Constraint, Epoch, FaultKind, Finish, FinishReason, FrontendId, Hello, KeyId,
-    ModelName, Offer, OfferReply, Pool, Pooling, PrefixMark, Presence, PromptScores, RefuseReason, Request,
-    RequestFault, RequestId, ResumeState, SamplingParams, SpecialTokens, StepBatch, StopRules, Task,
-    TenantId, TextRules, Ticket, TokenCounts, TokenLogprob, TokenScore, UsageEvent, WorkerId,
+    Beacon, BillingClass, Cancel, Chunk, Constraint, Epoch, FaultKind, Finish, FinishReason, FrontendId,
+    Hello, KeyId, ModelName, Offer, OfferReply, Pool, Pooling, PrefixMark, Presence, PromptScores,
+    RefuseReason, Request, RequestFault, RequestId, ResumeState, SamplingParams, SpecialTokens, StepBatch,
+    StopRules, Task, TenantId, TextRules, Ticket, TokenCounts, TokenLogprob, TokenScore, UsageEvent,
+    WorkerId,
 };
 use vlinders_wire as wire;
 
@@ -73,7 +74,7 @@ prop_compose! {
         cache_salt in option::of(".{0,9}"), trace_parent in option::of("[0-9a-f-]{0,55}"),
         published_us in option::of(any::<u64>()), (kind, top, mean) in (0..3, option::of(0_u8..=20), any::<bool>()),
         (dimensions, constraint) in (option::of(1_u32..=1 << 16), option::of(constraint())),
-        bills_prompt: bool, text in text_rules(),
+        (bills_prompt, class) in (any::<bool>(), select(BillingClass::ALL.to_vec())), text in text_rules(),
     ) -> Request {
         let [tenant, key, model, frontend] = names;
         let pooling = if mean { Pooling::Mean } else { Pooling::LastToken };
@@ -90,7 +91,7 @@ prop_compose! {
             request_id: RequestId(request_id), attempt, tenant: TenantId::new(&tenant), key: KeyId::new(&key),
             model: ModelName::new(&model), frontend: FrontendId::new(&frontend), handle, created_ms,
             deadline_ms: created_ms.saturating_add(u64::from(lifetime_ms)), stream, prompt_ids, emitted_ids,
-    bills_prompt, cache_salt, constraint, priority, prompt_logprobs, published_us, sampling, stop, task, text, trace_parent,
+    bills_prompt, class, cache_salt, constraint, priority, prompt_logprobs, published_us, sampling, stop, task, text, trace_parent,
         }
     }
 }
@@ -205,13 +206,13 @@ prop_compose! {
     fn usage_event()(
         (request_id, attempt, stream) in any::<(u128, u32, bool)>(), names in [NAME, NAME, NAME, NAME],
         counts in counts(), finish in finish_reason(),
-        (created_ms, first_token_ms, finished_ms) in any::<(u64, Option<u64>, u64)>(),
+        class in select(BillingClass::ALL.to_vec()), (created_ms, first_token_ms, finished_ms) in any::<(u64, Option<u64>, u64)>(),
     ) -> UsageEvent {
         let [tenant, key, model, writer] = names;
         UsageEvent {
             request_id: RequestId(request_id), attempt, tenant: TenantId::new(&tenant), key: KeyId::new(&key),
             model: ModelName::new(&model), writer: WorkerId::new(&writer), counts, finish, stream, created_ms,
-            first_token_ms, finished_ms,
+            first_token_ms, finished_ms, class,
         }
     }
 }

@@ -16,7 +16,7 @@ use vlinders_bus::{Bus, ConsumerSpec, InProcessBus, InProcessLimits, StreamName,
 use vlinders_ledger::{Ledger, LedgerError, Recorded, UsageQuery, UsageTotal};
 use vlinders_service_kit::{Metrics, Stage, SystemClock, Tasks};
 use vlinders_types::{
-    FinishReason, KeyId, ModelName, RequestId, TenantId, TokenCounts, UsageEvent, WorkerId,
+    BillingClass, FinishReason, KeyId, ModelName, RequestId, TenantId, TokenCounts, UsageEvent, WorkerId,
 };
 use vlinders_usage::{UsageConfig, UsageParts, start};
 use vlinders_wire::{decode_dead_letter, encode_usage_event, subjects};
@@ -97,6 +97,7 @@ fn event(number: u32) -> UsageEvent {
         created_ms: 1,
         first_token_ms: None,
         finished_ms: 2,
+        class: BillingClass::Standard,
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use vlinders_ledger::{Ledger, LedgerError, Recorded, UsageQuery, UsageTotal};
-use vlinders_types::{ModelName, RequestId, TenantId, UsageEvent};
+use vlinders_types::{BillingClass, ModelName, RequestId, TenantId, UsageEvent};
 
 use crate::random::Random;
 
@@ -103,13 +103,14 @@ impl Ledger for SimLedger {
     }
 
     async fn totals(&self, query: &UsageQuery) -> Result<Vec<UsageTotal>, LedgerError> {
-        let mut totals: BTreeMap<(TenantId, ModelName), UsageTotal> = BTreeMap::new();
+        let mut totals: BTreeMap<(TenantId, ModelName, BillingClass), UsageTotal> = BTreeMap::new();
         for event in self.rows().into_values().filter(|event| matches(query, event)) {
             let total = totals
-                .entry((event.tenant.clone(), event.model.clone()))
+                .entry((event.tenant.clone(), event.model.clone(), event.class))
                 .or_insert_with(|| UsageTotal {
                     tenant: event.tenant.clone(),
                     model: event.model.clone(),
+                    class: event.class,
                     requests: 0,
                     prompt_tokens: 0,
                     cached_tokens: 0,

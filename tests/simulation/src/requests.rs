@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde_json::json;
 use vlinders_text::{ModelText, TextFiles};
 use vlinders_types::{
-    Constraint, FrontendId, KeyId, ModelName, Pooling, Request, RequestId, SamplingParams, StopRules, Task,
-    TenantId, TextRules, TokenId,
+    BillingClass, Constraint, FrontendId, KeyId, ModelName, Pooling, Request, RequestId, SamplingParams,
+    StopRules, Task, TenantId, TextRules, TokenId,
 };
 
 /// Ids below this are bytes.
@@ -81,6 +81,7 @@ pub(crate) fn request(arrived: &Arrived<'_>) -> Request {
         cache_salt: None,
         text: TextRules::default(),
         bills_prompt: true,
+        class: BillingClass::Standard,
         trace_parent: None,
         published_us: None,
         task: Task::Generate,

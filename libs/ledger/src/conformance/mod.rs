@@ -5,11 +5,11 @@ pub mod periods;
 mod postgres_server;
 
 use vlinders_types::{
-    FinishReason, KeyId, ModelName, RequestId, TenantId, TokenCounts, UsageEvent, WorkerId,
+    BillingClass, FinishReason, KeyId, ModelName, RequestId, TenantId, TokenCounts, UsageEvent, WorkerId,
 };
 
 pub use self::postgres_server::PostgresServer;
-use crate::{Ledger, Recorded, UsageQuery, UsageTotal};
+use crate::{Ledger, Recorded, UsageQuery, UsageReports, UsageTotal};
 
 /// An event whose facts follow from its number: odd ones are tenant `b`'s.
 #[must_use]
@@ -22,6 +22,7 @@ pub fn event(number: u32) -> UsageEvent {
         key: KeyId::new("key"),
         model: ModelName::new("model"),
         writer: WorkerId::new("decode-0"),
+        class: BillingClass::Standard,
         counts: TokenCounts {
             prompt: number,
             cached: number / 2,
@@ -145,6 +146,7 @@ pub async fn totals_are_sums(ledger: &dyn Ledger) {
     let total = |tenant: &str, prompt_tokens, cached_tokens| UsageTotal {
         tenant: TenantId::new(tenant),
         model: ModelName::new("model"),
+        class: BillingClass::Standard,
         requests: 2,
         prompt_tokens,
         cached_tokens,
@@ -155,6 +157,47 @@ pub async fn totals_are_sums(ledger: &dyn Ledger) {
         .await
         .expect("summing works");
     assert_eq!(totals, [total("a", 2, 1), total("b", 4, 1)]);
+}
+
+/// What has different prices is summed apart, over all time and by stretches of it.
+///
+/// # Panics
+/// When it is not.
+pub async fn classes_are_summed_apart<L: Ledger + UsageReports>(ledger: &L) {
+    let of_class = |(number, class): (u32, BillingClass)| UsageEvent {
+        class,
+        ..event(number * 2)
+    };
+    let classes = [
+        BillingClass::Standard,
+        BillingClass::Batch,
+        BillingClass::Cached,
+        BillingClass::Batch,
+    ];
+    let events = Vec::from_iter((0..4).zip(classes).map(of_class));
+    ledger.record(&events).await.expect("recording works");
+    let mut read = ledger.usage(&UsageQuery::default()).await.expect("reading works");
+    read.reverse();
+    assert_eq!(read, events);
+    let expected = [
+        (BillingClass::Batch, 2, 8),
+        (BillingClass::Cached, 1, 4),
+        (BillingClass::Standard, 1, 0),
+    ];
+    let told = |total: &UsageTotal| (total.class, total.requests, total.prompt_tokens);
+    let totals = ledger
+        .totals(&UsageQuery::default())
+        .await
+        .expect("summing works");
+    assert_eq!(Vec::from_iter(totals.iter().map(told)), expected);
+    let periods = ledger
+        .periods(&UsageQuery::default(), 10_000)
+        .await
+        .expect("summing works");
+    assert_eq!(
+        Vec::from_iter(periods.iter().map(|period| told(&period.total))),
+        expected
+    );
 }
 
 /// The largest numbers and the strangest names come back as they were.

@@ -54,6 +54,9 @@ const MIGRATIONS: &[&str] = &[
         last_used_ms bigint
     );
 "#,
+    r#"
+    ALTER TABLE usage ADD COLUMN class text COLLATE "C" NOT NULL DEFAULT 'standard';
+"#,
 ];
 
 /// Whoever holds this advisory lock changes the schema: `vlinders` in ASCII.

@@ -14,11 +14,11 @@ use deadpool_postgres::tokio_postgres::{Error, NoTls, Row};
 use deadpool_postgres::{Client, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
-use vlinders_types::{ModelName, TenantId, UsageEvent};
+use vlinders_types::UsageEvent;
 
 use self::fault::Fault;
 pub use self::options::PostgresOptions;
-use crate::rows::{COLUMNS, StoredRow, as_sql};
+use crate::rows::{COLUMNS, StoredRow, StoredTotal, as_sql, period, stored_total};
 use crate::selection::{Selection, Value};
 use crate::{Ledger, LedgerError, Recorded, UsagePeriod, UsageQuery, UsageReports, UsageTotal};
 
@@ -148,8 +148,8 @@ impl Ledger for PostgresLedger {
             .select(&Selection::totals(query, '$'))
             .await
             .map_err(cannot)?;
-        let read = |row| total(row).map_err(|error| cannot(Fault::of(&self.address, &error)));
-        rows.iter().map(read).collect()
+        let read = |row| stored_total(row).map_err(|error| cannot(Fault::of(&self.address, &error)));
+        rows.iter().map(|row| read(row)?.into_total()).collect()
     }
 }
 
@@ -159,14 +159,12 @@ impl UsageReports for PostgresLedger {
         let cannot = |fault: Fault| fault.while_open("usage cannot be summed");
         let selection = Selection::periods(query, period_ms, '$');
         let rows = self.select(&selection).await.map_err(cannot)?;
-        let period = |row: &Row| {
-            Ok(UsagePeriod {
-                start_ms: row.try_get::<_, i64>(6)?.unsigned_abs(),
-                total: total(row)?,
-            })
-        };
-        let read = |row| period(row).map_err(|error| cannot(Fault::of(&self.address, &error)));
-        rows.iter().map(read).collect()
+        let read = |row| stored_period(row).map_err(|error| cannot(Fault::of(&self.address, &error)));
+        let rows = rows.iter().map(|row| {
+            let (start_ms, total) = read(row)?;
+            period(start_ms, total)
+        });
+        rows.collect()
     }
 }
 
@@ -182,6 +180,7 @@ async fn insert(client: &Client, events: &[UsageEvent]) -> Result<u64, Error> {
     let models: Vec<&str> = events.iter().map(|event| event.model.as_str()).collect();
     let writers: Vec<&str> = events.iter().map(|event| event.writer.as_str()).collect();
     let finishes: Vec<&str> = events.iter().map(|event| event.finish.name()).collect();
+    let classes: Vec<&str> = events.iter().map(|event| event.class.name()).collect();
     let streams: Vec<bool> = events.iter().map(|event| event.stream).collect();
     let first_tokens: Vec<Option<i64>> = events
         .iter()
@@ -190,10 +189,10 @@ async fn insert(client: &Client, events: &[UsageEvent]) -> Result<u64, Error> {
     let sql = format!(
         "INSERT INTO usage ({COLUMNS}) SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], \
          $5::text[], $6::text[], $7::bigint[], $8::bigint[], $9::bigint[], $10::text[], $11::boolean[], \
-         $12::bigint[], $13::bigint[], $14::bigint[]) ON CONFLICT (request_id) DO NOTHING"
+         $12::bigint[], $13::bigint[], $14::bigint[], $15::text[]) ON CONFLICT (request_id) DO NOTHING"
     );
     let statement = client.prepare_cached(&sql).await?;
-    let values: [&(dyn ToSql + Sync); 14] = [
+    let values: [&(dyn ToSql + Sync); 15] = [
         &request_ids,
         &numbers(|event| event.attempt.into()),
         &tenants,
@@ -208,6 +207,7 @@ async fn insert(client: &Client, events: &[UsageEvent]) -> Result<u64, Error> {
         &numbers(|event| as_sql(event.created_ms)),
         &first_tokens,
         &numbers(|event| as_sql(event.finished_ms)),
+        &classes,
     ];
     client.execute(&statement, &values).await
 }
@@ -249,17 +249,14 @@ fn stored(row: &Row) -> Result<StoredRow, Error> {
         created_ms: row.try_get(11)?,
         first_token_ms: row.try_get(12)?,
         finished_ms: row.try_get(13)?,
+        class: row.try_get(14)?,
     })
 }
 
-fn total(row: &Row) -> Result<UsageTotal, Error> {
-    let sum = |index: usize| row.try_get::<_, i64>(index).map(i64::unsigned_abs);
-    Ok(UsageTotal {
-        tenant: TenantId::new(row.try_get(0)?),
-        model: ModelName::new(row.try_get(1)?),
-        requests: sum(2)?,
-        prompt_tokens: sum(3)?,
-        cached_tokens: sum(4)?,
-        completion_tokens: sum(5)?,
-    })
+fn stored_total(row: &Row) -> Result<StoredTotal, Error> {
+    Ok(stored_total!(row, try_get))
+}
+
+fn stored_period(row: &Row) -> Result<(i64, StoredTotal), Error> {
+    Ok((row.try_get(7)?, stored_total(row)?))
 }

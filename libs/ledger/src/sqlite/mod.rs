@@ -11,9 +11,9 @@ use async_trait::async_trait;
 use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, ErrorCode, Row, ToSql, params, params_from_iter};
 use tokio::sync::{mpsc, oneshot};
-use vlinders_types::{ModelName, TenantId, UsageEvent};
+use vlinders_types::UsageEvent;
 
-use crate::rows::{COLUMNS, StoredRow, as_sql};
+use crate::rows::{COLUMNS, StoredRow, StoredTotal, as_sql, period, stored_total};
 use crate::selection::{Selection, Value};
 use crate::{Ledger, LedgerError, Recorded, UsagePeriod, UsageQuery, UsageReports, UsageTotal};
 
@@ -69,6 +69,9 @@ const MIGRATIONS: &[&str] = &[
         revoked_ms INTEGER,
         last_used_ms INTEGER
     ) STRICT;
+",
+    "
+    ALTER TABLE usage ADD COLUMN class TEXT NOT NULL DEFAULT 'standard';
 ",
 ];
 
@@ -134,7 +137,8 @@ impl Ledger for SqliteLedger {
     async fn totals(&self, query: &UsageQuery) -> Result<Vec<UsageTotal>, LedgerError> {
         let query = query.clone();
         self.run(move |connection| {
-            totals(connection, &query).map_err(|error| failed("usage cannot be summed", error))
+            let rows = totals(connection, &query).map_err(|error| failed("usage cannot be summed", error))?;
+            rows.into_iter().map(StoredTotal::into_total).collect()
         })
         .await
     }
@@ -145,7 +149,11 @@ impl UsageReports for SqliteLedger {
     async fn periods(&self, query: &UsageQuery, period_ms: u64) -> Result<Vec<UsagePeriod>, LedgerError> {
         let query = query.clone();
         self.run(move |connection| {
-            periods(connection, &query, period_ms).map_err(|error| failed("usage cannot be summed", error))
+            let rows = periods(connection, &query, period_ms)
+                .map_err(|error| failed("usage cannot be summed", error))?;
+            rows.into_iter()
+                .map(|(start_ms, total)| period(start_ms, total))
+                .collect()
         })
         .await
     }
@@ -207,7 +215,7 @@ fn record(connection: &mut Connection, events: &[UsageEvent]) -> rusqlite::Resul
     let mut recorded = Recorded::default();
     {
         let sql = format!(
-            "INSERT INTO usage ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+            "INSERT INTO usage ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
              ON CONFLICT (request_id) DO NOTHING"
         );
         let mut insert = transaction.prepare_cached(&sql)?;
@@ -227,6 +235,7 @@ fn record(connection: &mut Connection, events: &[UsageEvent]) -> rusqlite::Resul
                 as_sql(event.created_ms),
                 event.first_token_ms.map(as_sql),
                 as_sql(event.finished_ms),
+                event.class.name(),
             ])?;
             recorded.inserted += inserted as u64;
             recorded.duplicates += 1 - inserted as u64;
@@ -264,6 +273,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<StoredRow> {
         created_ms: row.get(11)?,
         first_token_ms: row.get(12)?,
         finished_ms: row.get(13)?,
+        class: row.get(14)?,
     })
 }
 
@@ -273,36 +283,22 @@ fn rows(connection: &Connection, query: &UsageQuery) -> rusqlite::Result<Vec<Sto
     select.query_map(params_from_iter(values), read)?.collect()
 }
 
-fn total(row: &Row<'_>) -> rusqlite::Result<UsageTotal> {
-    let sum = |index: usize| row.get::<_, i64>(index).map(i64::unsigned_abs);
-    Ok(UsageTotal {
-        tenant: TenantId::new(&row.get::<_, String>(0)?),
-        model: ModelName::new(&row.get::<_, String>(1)?),
-        requests: sum(2)?,
-        prompt_tokens: sum(3)?,
-        cached_tokens: sum(4)?,
-        completion_tokens: sum(5)?,
-    })
-}
-
-fn totals(connection: &Connection, query: &UsageQuery) -> rusqlite::Result<Vec<UsageTotal>> {
+fn totals(connection: &Connection, query: &UsageQuery) -> rusqlite::Result<Vec<StoredTotal>> {
     let Selection { sql, values } = Selection::totals(query, '?');
     let mut select = connection.prepare_cached(&sql)?;
-    select.query_map(params_from_iter(values), total)?.collect()
+    let rows = select.query_map(params_from_iter(values), |row| Ok(stored_total!(row, get)))?;
+    rows.collect()
 }
 
 fn periods(
     connection: &Connection,
     query: &UsageQuery,
     period_ms: u64,
-) -> rusqlite::Result<Vec<UsagePeriod>> {
+) -> rusqlite::Result<Vec<(i64, StoredTotal)>> {
     let Selection { sql, values } = Selection::periods(query, period_ms, '?');
     let mut select = connection.prepare_cached(&sql)?;
-    let read = |row: &Row<'_>| {
-        Ok(UsagePeriod {
-            start_ms: row.get::<_, i64>(6)?.unsigned_abs(),
-            total: total(row)?,
-        })
-    };
-    select.query_map(params_from_iter(values), read)?.collect()
+    let rows = select.query_map(params_from_iter(values), |row| {
+        Ok((row.get(7)?, stored_total!(row, get)))
+    })?;
+    rows.collect()
 }

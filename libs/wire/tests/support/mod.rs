@@ -3,10 +3,11 @@
 
 use bytes::Bytes;
 use vlinders_types::{
-    Beacon, Cancel, Chunk, Constraint, Epoch, FaultKind, Finish, FinishReason, FrontendId, Heartbeat, Hello,
-    KeyId, ModelName, Offer, OfferReply, Pool, Pooling, PrefixMark, Presence, PromptScores, RefuseReason,
-    Request, RequestFault, RequestId, ResumeState, SamplingParams, SpecialTokens, StepBatch, StopRules, Task,
-    TenantId, TextRules, Ticket, TokenCounts, TokenLogprob, TokenScore, UsageEvent, WorkerId,
+    Beacon, BillingClass, Cancel, Chunk, Constraint, Epoch, FaultKind, Finish, FinishReason, FrontendId,
+    Heartbeat, Hello, KeyId, ModelName, Offer, OfferReply, Pool, Pooling, PrefixMark, Presence, PromptScores,
+    RefuseReason, Request, RequestFault, RequestId, ResumeState, SamplingParams, SpecialTokens, StepBatch,
+    StopRules, Task, TenantId, TextRules, Ticket, TokenCounts, TokenLogprob, TokenScore, UsageEvent,
+    WorkerId,
 };
 use vlinders_wire as wire;
 use vlinders_wire::{DeadLetter, Drain, Resend, TenantTokens, WireError};
@@ -54,6 +55,7 @@ pub fn request() -> Request {
         constraint: Some(Constraint::Choice(vec!["yes".to_owned(), "no".to_owned()])),
         priority: -3,
         bills_prompt: false,
+        class: BillingClass::Batch,
         text: TextRules {
             includes_stop: true,
             special: SpecialTokens::Shown(vec![9]),
@@ -206,6 +208,7 @@ pub fn usage_event() -> UsageEvent {
         key: KeyId::new("key-1"),
         model: ModelName::new("org/model"),
         writer: WorkerId::new("decode-3"),
+        class: BillingClass::Cached,
         counts: COUNTS,
         finish: FinishReason::Length,
         stream: true,

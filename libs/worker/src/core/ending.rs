@@ -114,6 +114,7 @@ impl Core {
             key: request.key.clone(),
             model: request.model.clone(),
             writer: self.outbox.worker().clone(),
+            class: request.class,
             counts: request.billed(counts),
             finish,
             stream: request.stream,

@@ -146,8 +146,8 @@ mod tests {
     use vlinders_service_kit::{Metrics, SystemClock, Tracer};
     use vlinders_text::{ModelText, TextFiles};
     use vlinders_types::{
-        Epoch, FrontendId, KeyId, ModelName, RefuseReason, RequestId, ResumeState, SamplingParams, StopRules,
-        Task, TenantId, TextRules, WorkerId,
+        BillingClass, Epoch, FrontendId, KeyId, ModelName, RefuseReason, RequestId, ResumeState,
+        SamplingParams, StopRules, Task, TenantId, TextRules, WorkerId,
     };
 
     use super::*;
@@ -234,6 +234,7 @@ mod tests {
             cache_salt: None,
             text: TextRules::default(),
             bills_prompt: true,
+            class: BillingClass::Standard,
             trace_parent: None,
         }
     }

@@ -23,8 +23,9 @@ use vlinders_kv_transfer::{Endpoint, EndpointConfig, MemTransport};
 use vlinders_service_kit::{Clock, Metrics, Stage, SystemClock, Tasks, Traces};
 use vlinders_text::{ModelText, TextFiles};
 use vlinders_types::{
-    Cancel, Chunk, Epoch, Finish, FrontendId, KeyId, ModelName, PromptScores, Request, RequestId,
-    SamplingParams, StopRules, Task, TenantId, TextRules, TokenId, TokenScore, UsageEvent, WorkerId,
+    BillingClass, Cancel, Chunk, Epoch, Finish, FrontendId, KeyId, ModelName, PromptScores, Request,
+    RequestId, SamplingParams, StopRules, Task, TenantId, TextRules, TokenId, TokenScore, UsageEvent,
+    WorkerId,
 };
 use vlinders_wire::subjects;
 use vlinders_worker::{Parting, Role, WorkerConfig, WorkerParts, start};
@@ -226,6 +227,7 @@ impl World {
             cache_salt: None,
             text: TextRules::default(),
             bills_prompt: true,
+            class: BillingClass::Standard,
             trace_parent: None,
             published_us: None,
             task: Task::Generate,

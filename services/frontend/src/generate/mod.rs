@@ -234,11 +234,12 @@ async fn answer(
     caller: Caller,
     prepared: Prepared,
 ) -> Result<Response, ApiError> {
-    let (trace, record) = (context.span, Arc::clone(&context.record));
+    let record = Arc::clone(&context.record);
     let submission = submit::Submission {
         request_id: context.request_id,
         caller,
-        trace,
+        trace: context.span,
+        class: context.class,
     };
     let (is_streamed, choices) = (prepared.is_streamed, prepared.choices);
     let (claim, writer) = submit::submit(app, submission, prepared).await?;

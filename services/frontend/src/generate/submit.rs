@@ -5,7 +5,9 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use vlinders_bus::{BusError, StreamName, Subject};
 use vlinders_openai_api::{ApiError, Envelope};
-use vlinders_types::{ModelName, Request, RequestId, SamplingParams, StopRules, Task, TextRules};
+use vlinders_types::{
+    BillingClass, ModelName, Request, RequestId, SamplingParams, StopRules, Task, TextRules,
+};
 use vlinders_wire::encode_request;
 use vlinders_wire::subjects::{request_message_id, request_subject};
 
@@ -23,11 +25,12 @@ const FINGERPRINT: &str = concat!("fp_vlinders_", env!("CARGO_PKG_VERSION"));
 /// Seconds after which a full queue may have room again.
 const QUEUE_RETRY_S: u32 = 1;
 
-/// Who asks, and under which id.
+/// Who asks, under which id and at which price.
 pub(crate) struct Submission {
     pub(crate) request_id: RequestId,
     pub(crate) caller: Caller,
     pub(crate) trace: RequestSpan,
+    pub(crate) class: BillingClass,
 }
 
 /// Opens a stream and enqueues the request. From here on, dropping the claim cancels it.
@@ -176,6 +179,7 @@ pub(crate) fn pattern(app: &App, submission: &Submission, model: &ModelName) -> 
         constraint: None,
         text: TextRules::default(),
         bills_prompt: true,
+        class: submission.class,
         priority: 0,
         cache_salt: None,
         trace_parent: parent.map(|parent| parent.to_string()),

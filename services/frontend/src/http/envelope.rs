@@ -17,7 +17,7 @@ use futures::FutureExt;
 use hyper::body::{Frame, SizeHint};
 use tokio::time::Instant;
 use vlinders_openai_api::{ApiError, LIMITS};
-use vlinders_types::RequestId;
+use vlinders_types::{BillingClass, RequestId};
 
 use super::reply::Refusal;
 use super::request_record::{Passed, RequestRecord};
@@ -46,6 +46,8 @@ pub(crate) struct RequestContext {
     pub(crate) record: Arc<RequestRecord>,
     /// For its trace.
     pub(crate) span: RequestSpan,
+    /// At which price it is answered.
+    pub(crate) class: BillingClass,
 }
 
 /// The layer around all routes.
@@ -60,6 +62,7 @@ pub(crate) async fn wrap(State(app): State<Arc<App>>, mut request: Request, next
         request_id,
         record: Arc::default(),
         span: RequestSpan::open(&app.tracer, &request, &route, request_id),
+        class: BillingClass::Standard,
     };
     let shown_id = client_id(request.headers()).unwrap_or_else(|| {
         HeaderValue::from_str(&context.request_id.to_string()).expect("base 32 is a header value")

@@ -101,6 +101,7 @@ pub(crate) async fn answer(
         request_id: context.request_id,
         caller,
         trace: context.span,
+        class: context.class,
     };
     let record = &context.record;
     Ok(match asked {

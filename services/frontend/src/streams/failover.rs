@@ -216,6 +216,7 @@ impl Failover {
             key: request.key.clone(),
             model: request.model.clone(),
             writer: WorkerId::new(&format!("frontend-{}", self.frontend)),
+            class: request.class,
             counts: request.billed(TokenCounts {
                 prompt: u32::try_from(request.prompt_ids.len()).unwrap_or(u32::MAX),
                 cached: 0,

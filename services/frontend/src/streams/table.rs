@@ -303,7 +303,8 @@ pub(super) mod tests {
     use vlinders_bus::{Bus, InProcessBus, InProcessLimits, Subject, Subscription};
     use vlinders_service_kit::{Metrics, SharedSpan, Stage, Tasks};
     use vlinders_types::{
-        Epoch, FrontendId, KeyId, Request, RequestId, SamplingParams, StopRules, Task, TenantId, TextRules,
+        BillingClass, Epoch, FrontendId, KeyId, Request, RequestId, SamplingParams, StopRules, Task,
+        TenantId, TextRules,
     };
     use vlinders_wire::decode_cancel;
     use vlinders_wire::subjects::{WorkerCall, worker_subject};
@@ -359,6 +360,7 @@ pub(super) mod tests {
             cache_salt: None,
             text: TextRules::default(),
             bills_prompt: true,
+            class: BillingClass::Standard,
             trace_parent: None,
             published_us: None,
             task: Task::Generate,

@@ -82,7 +82,7 @@ impl SettingValue for Date {
     }
 }
 
-/// Prints usage by hour, tenant and model.
+/// Prints usage by hour, tenant, model and class.
 ///
 /// # Errors
 /// When a setting is wrong or the ledger cannot be read.
@@ -121,19 +121,20 @@ pub(super) fn export(args: &ExportArgs, mut checks: Checks) -> anyhow::Result<()
 
 fn print(periods: &[UsagePeriod], format: Format) {
     if format == Format::Csv {
-        println!("hour,tenant,model,requests,prompt_tokens,cached_tokens,completion_tokens");
+        println!("hour,tenant,model,requests,prompt_tokens,cached_tokens,completion_tokens,class");
     }
     for UsagePeriod { start_ms, total } in periods {
         let (hour, tenant, model) = (rfc3339(*start_ms), total.tenant.as_str(), total.model.as_str());
         match format {
             Format::Csv => println!(
-                "{hour},{},{},{},{},{},{}",
+                "{hour},{},{},{},{},{},{},{}",
                 field(tenant),
                 field(model),
                 total.requests,
                 total.prompt_tokens,
                 total.cached_tokens,
-                total.completion_tokens
+                total.completion_tokens,
+                total.class.name()
             ),
             Format::Json => println!(
                 "{}",
@@ -145,6 +146,7 @@ fn print(periods: &[UsagePeriod], format: Format) {
                     "prompt_tokens": total.prompt_tokens,
                     "cached_tokens": total.cached_tokens,
                     "completion_tokens": total.completion_tokens,
+                    "class": total.class.name(),
                 })
             ),
         }

@@ -37,7 +37,7 @@ pub(crate) struct LedgerArgs {
     /// The newest so many requests
     #[arg(long, value_name = "N", default_value_t = 20)]
     limit: u32,
-    /// Sums by tenant and model instead of requests
+    /// Sums by tenant, model and class instead of requests
     #[arg(long)]
     totals: bool,
     /// One JSON object per line
@@ -48,7 +48,7 @@ pub(crate) struct LedgerArgs {
 /// What to do with the ledger beside looking at it.
 #[derive(Debug, Subcommand)]
 enum LedgerCommand {
-    /// Print usage by hour, tenant and model, for bills
+    /// Print usage by hour, tenant, model and class, for bills
     Export(ExportArgs),
 }
 
@@ -135,6 +135,7 @@ fn as_line(event: &UsageEvent) -> serde_json::Value {
         "tenant": event.tenant.as_str(),
         "key": event.key.as_str(),
         "model": event.model.as_str(),
+        "class": event.class.name(),
         "writer": event.writer.as_str(),
         "prompt_tokens": event.counts.prompt,
         "cached_tokens": event.counts.cached,
@@ -150,8 +151,8 @@ fn as_line(event: &UsageEvent) -> serde_json::Value {
 fn print_totals(totals: &[UsageTotal], as_json: bool) {
     if !as_json {
         println!(
-            "{:<12} {:<20} {:>9} {:>14} {:>14} {:>17}",
-            "tenant", "model", "requests", "prompt tokens", "cached tokens", "completion tokens"
+            "{:<12} {:<20} {:<8} {:>9} {:>14} {:>14} {:>17}",
+            "tenant", "model", "class", "requests", "prompt tokens", "cached tokens", "completion tokens"
         );
     }
     for total in totals {
@@ -160,6 +161,7 @@ fn print_totals(totals: &[UsageTotal], as_json: bool) {
             let line = json!({
                 "tenant": tenant,
                 "model": model,
+                "class": total.class.name(),
                 "requests": total.requests,
                 "prompt_tokens": total.prompt_tokens,
                 "cached_tokens": total.cached_tokens,
@@ -168,8 +170,12 @@ fn print_totals(totals: &[UsageTotal], as_json: bool) {
             println!("{line}");
         } else {
             println!(
-                "{tenant:<12} {model:<20} {:>9} {:>14} {:>14} {:>17}",
-                total.requests, total.prompt_tokens, total.cached_tokens, total.completion_tokens
+                "{tenant:<12} {model:<20} {:<8} {:>9} {:>14} {:>14} {:>17}",
+                total.class.name(),
+                total.requests,
+                total.prompt_tokens,
+                total.cached_tokens,
+                total.completion_tokens
             );
         }
     }
