@@ -4,6 +4,7 @@
 pub mod conformance;
 mod contract;
 mod keys;
+mod money;
 mod postgres;
 mod rows;
 mod selection;
@@ -14,5 +15,6 @@ pub use keys::{
     ApiKey, Budget, KeyDigest, KeyLimits, KeyRules, KeySecret, KeyStore, NewKey, NewSecret, NoRandomness,
     Scope, Scopes, StoredKey, UnknownScope, new_key_id,
 };
+pub use money::{Amount, Factor, PriceTable, Rates, Tokens};
 pub use postgres::{PostgresLedger, PostgresOptions};
 pub use sqlite::SqliteLedger;

@@ -52,6 +52,7 @@ async fn postgres_conforms() {
 #[tokio::test]
 async fn postgres_sums_by_stretches_of_time() {
     let server = PostgresServer::start().await;
+    conformance::periods::sums_cost_what_their_rows_cost(&new_ledger(&server).await).await;
     conformance::classes_are_summed_apart(&new_ledger(&server).await).await;
     conformance::periods::periods_are_sums_also_of_what_came_late(&new_ledger(&server).await).await;
 }

@@ -30,7 +30,8 @@ async fn sqlite_keeps_keys() {
 
 #[tokio::test]
 async fn sqlite_sums_by_stretches_of_time() {
-    let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let folders = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    conformance::periods::sums_cost_what_their_rows_cost(&ledger(folders[2].path())).await;
     conformance::classes_are_summed_apart(&ledger(folders[1].path())).await;
     let folder = &folders[0];
     conformance::periods::periods_are_sums_also_of_what_came_late(&ledger(folder.path())).await;

@@ -1,9 +1,9 @@
 //! What every ledger says of usage by stretches of time. Each claim gets an empty one.
 
-use vlinders_types::{KeyId, TenantId};
+use vlinders_types::{BillingClass, KeyId, ModelName, TenantId};
 
 use super::event;
-use crate::{Ledger, UsageQuery, UsageReports};
+use crate::{Amount, Factor, Ledger, PriceTable, Rates, UsageQuery, UsageReports};
 
 /// Sums by stretch hold each request once, whenever it was recorded, and asking changes nothing.
 ///
@@ -65,4 +65,52 @@ pub async fn periods_are_sums_also_of_what_came_late<L: Ledger + UsageReports>(l
         ..UsageQuery::default()
     };
     assert_eq!(told(narrow).await, [row(1000, "b", 1, 3), row(2000, "b", 1, 5)]);
+}
+
+/// Whatever the stretch, what its sums cost is what its rows cost, to the last part of a nano.
+///
+/// # Panics
+/// When it is not.
+pub async fn sums_cost_what_their_rows_cost<L: Ledger + UsageReports>(ledger: &L) {
+    let rates = |prompt, cached_prompt, completion| Rates {
+        prompt,
+        cached_prompt,
+        completion,
+        factor: Factor::WHOLE,
+    };
+    let prices = PriceTable::new("EUR")
+        .with_rates(None, rates(2_500_001, 333_333, 9_999_999))
+        .with_rates(Some(ModelName::new("other")), rates(7, 1, 3))
+        .with_factor(
+            BillingClass::Batch,
+            Factor::thousandths(333).expect("a third is a factor"),
+        );
+    let events = (0..60).map(|number| {
+        let mut event = event(number);
+        event.class = BillingClass::ALL[number as usize % 3];
+        event.finished_ms = 1000 + 777 * u64::from(number);
+        if number % 5 == 0 {
+            event.model = ModelName::new("other");
+        }
+        event
+    });
+    ledger
+        .record(&Vec::from_iter(events))
+        .await
+        .expect("recording works");
+    let rows = ledger.usage(&UsageQuery::default()).await.expect("reading works");
+    let of_rows = rows.iter().map(|row| {
+        let rates = prices.rates(&row.model, row.class).expect("there are prices");
+        rates.price(row.counts.into())
+    });
+    let expected: Amount = of_rows.sum();
+    for period_ms in [1, 1000, 3_600_000, u64::MAX / 2] {
+        let periods = ledger
+            .periods(&UsageQuery::default(), period_ms)
+            .await
+            .expect("summing works");
+        let amounts = periods.iter().map(|period| prices.amount(&period.total));
+        let sum: Option<Amount> = amounts.sum();
+        assert_eq!(sum, Some(expected), "{period_ms}");
+    }
 }

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Args;
 use serde_json::json;
-use vlinders_ledger::{PostgresLedger, UsagePeriod, UsageQuery, UsageReports};
+use vlinders_ledger::{Amount, PostgresLedger, PriceTable, UsagePeriod, UsageQuery, UsageReports};
 use vlinders_service_kit::{Checks, Given, SettingValue, rfc3339};
 use vlinders_types::{ModelName, TenantId};
 
 use super::of_folder;
-use crate::settings::DatabaseArgs;
+use crate::settings::{DatabaseArgs, PriceArgs};
 
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
@@ -40,6 +40,8 @@ pub(super) struct ExportArgs {
     /// Only of this model
     #[arg(long)]
     model: Option<String>,
+    #[command(flatten)]
+    prices: PriceArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +98,7 @@ pub(super) fn export(args: &ExportArgs, mut checks: Checks) -> anyhow::Result<()
     {
         checks.fault("to", "is not after --from");
     }
+    let prices = args.prices.read(&mut checks);
     checks.finish()?;
     let query = UsageQuery {
         tenant: args.tenant.as_deref().map(TenantId::new),
@@ -115,30 +118,40 @@ pub(super) fn export(args: &ExportArgs, mut checks: Checks) -> anyhow::Result<()
         };
         anyhow::Ok(reports.periods(&query, HOUR_MS).await?)
     })?;
-    print(&periods, format.unwrap_or(Format::Csv));
+    print(&periods, prices.as_ref(), format.unwrap_or(Format::Csv));
     Ok(())
 }
 
-fn print(periods: &[UsagePeriod], format: Format) {
+/// With prices, each line has its amount: none where there is no price for the model.
+fn print(periods: &[UsagePeriod], prices: Option<&PriceTable>, format: Format) {
     if format == Format::Csv {
-        println!("hour,tenant,model,requests,prompt_tokens,cached_tokens,completion_tokens,class");
+        let amounts = if prices.is_some() { ",nanos,currency" } else { "" };
+        println!("hour,tenant,model,requests,prompt_tokens,cached_tokens,completion_tokens,class{amounts}");
     }
     for UsagePeriod { start_ms, total } in periods {
         let (hour, tenant, model) = (rfc3339(*start_ms), total.tenant.as_str(), total.model.as_str());
+        let nanos = prices.map(|prices| prices.amount(total).map(Amount::nanos));
+        let currency = prices.map_or("", PriceTable::currency);
         match format {
-            Format::Csv => println!(
-                "{hour},{},{},{},{},{},{},{}",
-                field(tenant),
-                field(model),
-                total.requests,
-                total.prompt_tokens,
-                total.cached_tokens,
-                total.completion_tokens,
-                total.class.name()
-            ),
-            Format::Json => println!(
-                "{}",
-                json!({
+            Format::Csv => {
+                let amount = nanos.map(|nanos| {
+                    let nanos = nanos.map_or_else(String::new, |nanos| nanos.to_string());
+                    format!(",{nanos},{}", field(currency))
+                });
+                println!(
+                    "{hour},{},{},{},{},{},{},{}{}",
+                    field(tenant),
+                    field(model),
+                    total.requests,
+                    total.prompt_tokens,
+                    total.cached_tokens,
+                    total.completion_tokens,
+                    total.class.name(),
+                    amount.unwrap_or_default()
+                );
+            }
+            Format::Json => {
+                let mut line = json!({
                     "hour": hour,
                     "tenant": tenant,
                     "model": model,
@@ -147,8 +160,13 @@ fn print(periods: &[UsagePeriod], format: Format) {
                     "cached_tokens": total.cached_tokens,
                     "completion_tokens": total.completion_tokens,
                     "class": total.class.name(),
-                })
-            ),
+                });
+                if let Some(nanos) = nanos {
+                    line["nanos"] = nanos.into();
+                    line["currency"] = currency.into();
+                }
+                println!("{line}");
+            }
         }
     }
 }

@@ -31,6 +31,7 @@ const KEYS: &[(&str, &str)] = &[
     ("traces.sample_ratio", "trace_sample_ratio"),
     ("health.listen", "health_listen"),
     ("models.file", "models_file"),
+    ("prices.file", "prices"),
     ("nats.url", "nats_url"),
     ("nats.user", "nats_user"),
     ("nats.password_file", "nats_password_file"),

@@ -7,6 +7,7 @@ mod bus;
 mod engine;
 mod file;
 mod model;
+mod prices;
 mod process;
 mod roles;
 mod stores;
@@ -19,6 +20,7 @@ pub(crate) use bus::{NatsArgs, QueueArgs, QueueSettings};
 pub(crate) use engine::{BackendKind, EngineArgs, EngineSettings};
 pub(crate) use file::{layered, origins};
 pub(crate) use model::{ModelArgs, ModelChoice};
+pub(crate) use prices::PriceArgs;
 pub(crate) use process::{LogSettings, ProcessArgs};
 pub(crate) use roles::{
     FrontendArgs, FrontendSettings, REQUESTS_OF_A_KEY, RateSettings, UsageRoleArgs, UsageRoleSettings,

@@ -138,6 +138,39 @@ async fn an_export_has_every_token_once_and_says_so_twice() -> Checked {
 }
 
 #[tokio::test]
+async fn an_export_with_prices_costs_what_its_rows_cost() -> Checked {
+    let stopped = three_requests().await?;
+    let prices = stopped.home().join("prices.yaml");
+    let text =
+        "currency: EUR\nmodels: {\"*\": {prompt: 3000000, cached_prompt: 1000000, completion: 5000000}}\n";
+    std::fs::write(&prices, text)?;
+    let prices = prices.to_str().context("scratch folders have plain names")?;
+    let mut cost = 0;
+    for row in stopped.usage().await? {
+        let cached = row.number("cached_tokens")?;
+        cost += 3 * (row.number("prompt_tokens")? - cached) + cached + 5 * row.number("completion_tokens")?;
+    }
+    let told = lines(
+        stopped.home(),
+        &["export", "--format", "json", "--prices", prices],
+    )
+    .await?;
+    let mut exported = 0;
+    for line in &told {
+        let line: Value = serde_json::from_str(line)?;
+        ensure!(line["currency"] == "EUR" && line["class"] == "standard", "{line}");
+        exported += line["nanos"].as_u64().context("a number")?;
+    }
+    ensure!(cost > 0 && exported == cost, "{exported} of {cost}");
+    let text = lines(stopped.home(), &["export", "--prices", prices]).await?;
+    ensure!(
+        text[0].ends_with(",class,nanos,currency") && text[1].ends_with(",EUR"),
+        "{text:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
 async fn rows_can_be_chosen() -> Checked {
     let stopped = three_requests().await?;
     ensure!(lines(stopped.home(), &["--json", "--limit", "2"]).await?.len() == 2);
