@@ -11,6 +11,7 @@ pub(crate) enum Value {
     MaybeText(Option<String>),
     MaybeNumber(Option<i64>),
     Flag(bool),
+    Bytes(Vec<u8>),
 }
 
 /// SQL with numbered places, and what belongs there, first to last.

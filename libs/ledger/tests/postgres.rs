@@ -58,6 +58,17 @@ async fn postgres_sums_by_stretches_of_time() {
 }
 
 #[tokio::test]
+async fn postgres_keeps_what_belongs_to_tenants() {
+    let server = PostgresServer::start().await;
+    conformance::kept::responses_are_their_tenants_own(&new_ledger(&server).await).await;
+    conformance::kept::files_come_in_chunks_and_go_whole(&new_ledger(&server).await).await;
+    conformance::kept::files_of_a_tenant_have_so_much_room(&new_ledger(&server).await).await;
+    conformance::kept::a_batch_is_one_holders_at_a_time(&new_ledger(&server).await).await;
+    conformance::kept::a_batch_ends_with_its_files(&new_ledger(&server).await).await;
+    conformance::kept::batches_are_cancelled_and_fail(&new_ledger(&server).await).await;
+}
+
+#[tokio::test]
 async fn postgres_keeps_keys() {
     let server = PostgresServer::start().await;
     conformance::keys::keys_read_back(&new_ledger(&server).await).await;

@@ -29,6 +29,17 @@ async fn sqlite_keeps_keys() {
 }
 
 #[tokio::test]
+async fn sqlite_keeps_what_belongs_to_tenants() {
+    let folders = [(); 6].map(|()| tempfile::tempdir().unwrap());
+    conformance::kept::responses_are_their_tenants_own(&ledger(folders[0].path())).await;
+    conformance::kept::files_come_in_chunks_and_go_whole(&ledger(folders[1].path())).await;
+    conformance::kept::files_of_a_tenant_have_so_much_room(&ledger(folders[2].path())).await;
+    conformance::kept::a_batch_is_one_holders_at_a_time(&ledger(folders[3].path())).await;
+    conformance::kept::a_batch_ends_with_its_files(&ledger(folders[4].path())).await;
+    conformance::kept::batches_are_cancelled_and_fail(&ledger(folders[5].path())).await;
+}
+
+#[tokio::test]
 async fn sqlite_sums_by_stretches_of_time() {
     let folders = [(); 3].map(|()| tempfile::tempdir().unwrap());
     conformance::periods::sums_cost_what_their_rows_cost(&ledger(folders[2].path())).await;

@@ -1,5 +1,6 @@
 //! The suite that every ledger passes. Each claim gets an empty ledger.
 
+pub mod kept;
 pub mod keys;
 pub mod periods;
 mod postgres_server;

@@ -57,6 +57,76 @@ const MIGRATIONS: &[&str] = &[
     r#"
     ALTER TABLE usage ADD COLUMN class text COLLATE "C" NOT NULL DEFAULT 'standard';
 "#,
+    r#"
+    CREATE TABLE responses (
+        id text COLLATE "C" PRIMARY KEY,
+        tenant text COLLATE "C" NOT NULL,
+        items text COLLATE "C" NOT NULL,
+        response text COLLATE "C" NOT NULL,
+        created_ms bigint NOT NULL,
+        expires_ms bigint NOT NULL
+    );
+    CREATE INDEX responses_by_expiry ON responses (expires_ms);
+    CREATE TABLE files (
+        id text COLLATE "C" PRIMARY KEY,
+        tenant text COLLATE "C" NOT NULL,
+        purpose text COLLATE "C" NOT NULL,
+        filename text COLLATE "C" NOT NULL,
+        bytes bigint NOT NULL,
+        chunks bigint NOT NULL,
+        created_ms bigint NOT NULL,
+        expires_ms bigint NOT NULL,
+        state text COLLATE "C" NOT NULL
+    );
+    CREATE INDEX files_by_tenant ON files (tenant, id);
+    CREATE INDEX files_by_expiry ON files (expires_ms);
+    CREATE TABLE file_chunks (
+        file_id text COLLATE "C" NOT NULL,
+        number bigint NOT NULL,
+        content bytea NOT NULL,
+        PRIMARY KEY (file_id, number)
+    );
+    CREATE TABLE batches (
+        id text COLLATE "C" PRIMARY KEY,
+        tenant text COLLATE "C" NOT NULL,
+        key text COLLATE "C" NOT NULL,
+        rights text COLLATE "C" NOT NULL,
+        endpoint text COLLATE "C" NOT NULL,
+        input_file text COLLATE "C" NOT NULL,
+        metadata text COLLATE "C",
+        output_expires_s bigint,
+        created_ms bigint NOT NULL,
+        expires_ms bigint NOT NULL,
+        status text COLLATE "C" NOT NULL,
+        ending text COLLATE "C",
+        errors text COLLATE "C",
+        output_file text COLLATE "C",
+        error_file text COLLATE "C",
+        claims bigint NOT NULL,
+        total bigint NOT NULL,
+        completed bigint NOT NULL,
+        failed bigint NOT NULL,
+        in_progress_ms bigint,
+        finalizing_ms bigint,
+        completed_ms bigint,
+        failed_ms bigint,
+        expired_ms bigint,
+        cancelling_ms bigint,
+        cancelled_ms bigint,
+        lease_holder text COLLATE "C",
+        lease_until_ms bigint NOT NULL
+    );
+    CREATE INDEX batches_by_tenant ON batches (tenant, id);
+    CREATE INDEX batches_by_lease ON batches (status, lease_until_ms);
+    CREATE TABLE batch_results (
+        batch_id text COLLATE "C" NOT NULL,
+        line bigint NOT NULL,
+        is_failed bigint NOT NULL,
+        content bytea NOT NULL,
+        PRIMARY KEY (batch_id, line)
+    );
+    CREATE INDEX batch_results_by_kind ON batch_results (batch_id, is_failed);
+"#,
 ];
 
 /// Whoever holds this advisory lock changes the schema: `vlinders` in ASCII.

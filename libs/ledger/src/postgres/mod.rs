@@ -4,6 +4,7 @@ mod fault;
 mod keys;
 mod migrations;
 mod options;
+mod statements;
 mod tls;
 
 use std::time::Duration;
@@ -229,6 +230,7 @@ fn bound(selection: &Selection) -> Vec<&(dyn ToSql + Sync)> {
         Value::MaybeText(text) => text as &(dyn ToSql + Sync),
         Value::MaybeNumber(number) => number as &(dyn ToSql + Sync),
         Value::Flag(flag) => flag as &(dyn ToSql + Sync),
+        Value::Bytes(bytes) => bytes as &(dyn ToSql + Sync),
     });
     values.collect()
 }

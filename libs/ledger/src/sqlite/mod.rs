@@ -3,6 +3,8 @@
 //! The connection lives on a thread of its own, since SQLite blocks; callers wait in a bounded queue.
 
 mod keys;
+mod migrations;
+mod statements;
 
 use std::path::Path;
 use std::time::Duration;
@@ -22,59 +24,6 @@ const WAITING: usize = 64;
 /// How long to wait for another process that writes.
 const BUSY: Duration = Duration::from_secs(5);
 
-/// One per version of the schema; `user_version` counts those applied. Never changed, only added to.
-const MIGRATIONS: &[&str] = &[
-    "
-    CREATE TABLE usage (
-        request_id TEXT PRIMARY KEY,
-        attempt INTEGER NOT NULL,
-        tenant TEXT NOT NULL,
-        key TEXT NOT NULL,
-        model TEXT NOT NULL,
-        writer TEXT NOT NULL,
-        prompt_tokens INTEGER NOT NULL,
-        cached_tokens INTEGER NOT NULL,
-        completion_tokens INTEGER NOT NULL,
-        finish TEXT NOT NULL,
-        stream INTEGER NOT NULL,
-        created_ms INTEGER NOT NULL,
-        first_token_ms INTEGER,
-        finished_ms INTEGER NOT NULL
-    ) STRICT;
-    CREATE INDEX usage_by_time ON usage (finished_ms);
-    CREATE INDEX usage_by_tenant ON usage (tenant, finished_ms);
-",
-    "
-    CREATE TABLE api_keys (
-        id TEXT PRIMARY KEY,
-        hash TEXT NOT NULL UNIQUE,
-        previous_hash TEXT UNIQUE,
-        previous_until_ms INTEGER,
-        prefix TEXT NOT NULL,
-        name TEXT NOT NULL,
-        tenant TEXT NOT NULL,
-        scopes TEXT NOT NULL,
-        models TEXT,
-        is_lenient INTEGER NOT NULL,
-        max_priority INTEGER,
-        requests_per_minute INTEGER,
-        tokens_per_minute INTEGER,
-        concurrent_streams INTEGER,
-        daily_tokens INTEGER,
-        daily_nanos INTEGER,
-        monthly_tokens INTEGER,
-        monthly_nanos INTEGER,
-        expires_ms INTEGER,
-        created_ms INTEGER NOT NULL,
-        revoked_ms INTEGER,
-        last_used_ms INTEGER
-    ) STRICT;
-",
-    "
-    ALTER TABLE usage ADD COLUMN class TEXT NOT NULL DEFAULT 'standard';
-",
-];
-
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
 /// Usage in one SQLite file. Several processes may have it open.
@@ -90,7 +39,7 @@ impl SqliteLedger {
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
         let mut connection = Connection::open(path).map_err(|error| failed("cannot be opened", error))?;
         prepare(&connection).map_err(|error| failed("cannot be opened", error))?;
-        migrate(&mut connection)?;
+        migrations::migrate(&mut connection)?;
         let (jobs, mut waiting) = mpsc::channel::<Job>(WAITING);
         let serve = move || {
             while let Some(job) = waiting.blocking_recv() {
@@ -186,30 +135,6 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", "FULL")
 }
 
-fn migrate(connection: &mut Connection) -> Result<(), LedgerError> {
-    let cannot = |error| failed("cannot be brought up to date", error);
-    let transaction = connection
-        .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
-        .map_err(cannot)?;
-    let version: u32 = transaction
-        .query_row("PRAGMA user_version", [], |row| row.get(0))
-        .map_err(cannot)?;
-    let newest = u32::try_from(MIGRATIONS.len()).expect("there are few migrations");
-    if version > newest {
-        return Err(LedgerError::Foreign {
-            what: "schema version",
-            found: version.to_string(),
-        });
-    }
-    for migration in &MIGRATIONS[version as usize..] {
-        transaction.execute_batch(migration).map_err(cannot)?;
-    }
-    transaction
-        .pragma_update(None, "user_version", newest)
-        .map_err(cannot)?;
-    transaction.commit().map_err(cannot)
-}
-
 fn record(connection: &mut Connection, events: &[UsageEvent]) -> rusqlite::Result<Recorded> {
     let transaction = connection.transaction()?;
     let mut recorded = Recorded::default();
@@ -253,6 +178,7 @@ impl ToSql for Value {
             Self::MaybeText(text) => text.to_sql(),
             Self::MaybeNumber(number) => number.to_sql(),
             Self::Flag(flag) => flag.to_sql(),
+            Self::Bytes(bytes) => bytes.to_sql(),
         }
     }
 }
