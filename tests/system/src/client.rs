@@ -25,8 +25,18 @@ pub struct Answer {
     pub status: u16,
     /// Its id, as the header says.
     pub request_id: Option<String>,
+    /// All headers.
+    pub headers: reqwest::header::HeaderMap,
     /// JSON, or null.
     pub body: Value,
+}
+
+impl Answer {
+    /// The text of a header.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
 }
 
 /// A streamed answer under way. Dropped, it is a client that left.
@@ -145,12 +155,14 @@ impl Client {
 
 async fn answer(response: Response) -> anyhow::Result<Answer> {
     let status = response.status().as_u16();
-    let request_id = response.headers().get("x-request-id");
+    let headers = response.headers().clone();
+    let request_id = headers.get("x-request-id");
     let request_id = request_id.and_then(|id| id.to_str().ok()).map(str::to_owned);
     let text = response.text().await?;
     Ok(Answer {
         status,
         request_id,
+        headers,
         body: serde_json::from_str(&text).unwrap_or(Value::Null),
     })
 }

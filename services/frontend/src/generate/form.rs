@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use vlinders_grammar::{Budget, Compiler, GrammarError, grammar_to_lark};
 use vlinders_openai_api::{ApiError, Wanted};
@@ -40,6 +41,9 @@ fn translated(wanted: Wanted) -> Result<Wanted, ApiError> {
     Ok(Wanted { param, constraint })
 }
 
+/// How long a form may wait to be compiled: as long as one compilation may take, so that whoever is refused knows soon.
+const WAIT: Duration = Duration::from_secs(1);
+
 /// Compiles forms before anything else happens to their requests, a bounded number at a time and apart from other
 /// preparations: one that takes long holds up only its like.
 pub(crate) struct Forms {
@@ -61,7 +65,7 @@ impl Forms {
         });
         Self {
             compilers: compilers.collect(),
-            places: Preparer::new(running, waiting),
+            places: Preparer::new(running, waiting).with_patience(WAIT),
         }
     }
 

@@ -2,8 +2,10 @@
 //! runs off the async threads, a bounded number at a time.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use vlinders_openai_api::{
     ApiError, Choices, CompletionRequest, LIMITS, Options, Prompt, Truncation, UnknownFields, Wanted,
     parse_chat, parse_completion,
@@ -76,6 +78,8 @@ pub(crate) struct Preparer {
     /// Running and waiting.
     places: Arc<Semaphore>,
     running: Arc<Semaphore>,
+    /// How long one may wait for its turn; without a limit until it comes.
+    patience: Option<Duration>,
 }
 
 impl Preparer {
@@ -83,6 +87,15 @@ impl Preparer {
         Self {
             places: Arc::new(Semaphore::new(running + waiting)),
             running: Arc::new(Semaphore::new(running)),
+            patience: None,
+        }
+    }
+
+    /// Lets nobody wait for longer than this before the work begins.
+    pub(crate) fn with_patience(self, patience: Duration) -> Self {
+        Self {
+            patience: Some(patience),
+            ..self
         }
     }
 
@@ -105,10 +118,12 @@ impl Preparer {
             .with_retry_after(1)
         };
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| busy())?;
-        let turn = Arc::clone(&self.running)
-            .acquire_owned()
-            .await
-            .map_err(|_| busy())?;
+        let turn = Arc::clone(&self.running).acquire_owned();
+        let turn = match self.patience {
+            None => turn.await,
+            Some(patience) => timeout(patience, turn).await.map_err(|_late| busy())?,
+        };
+        let turn = turn.map_err(|_closed| busy())?;
         // The permits go with the work: a client that leaves does not make room for more before it is done.
         let work = tokio::task::spawn_blocking(move || {
             let _permits = (place, turn);

@@ -239,6 +239,57 @@ async fn too_many_at_once_are_a_503() {
 }
 
 #[tokio::test]
+async fn too_many_constraints_at_once_are_a_503_and_stop_nobody_else() {
+    let config = FrontendConfig {
+        compiling: 0,
+        waiting_to_compile: 0,
+        ..Default::default()
+    };
+    let world = World::with(Setting {
+        config,
+        ..Default::default()
+    })
+    .await;
+    for path in ["/v1/chat/completions", "/v1/completions"] {
+        let mut body = json!({"model": "tiny", "guided_choice": ["a", "b"]});
+        if path == "/v1/completions" {
+            body["prompt"] = "a".into();
+        } else {
+            body["messages"] = json!([{"role": "user", "content": "a"}]);
+        }
+        let response = within(world.post(path, &body).send()).await.unwrap();
+        assert_eq!(response.headers()["retry-after"], "1");
+        let error = check_error(response, 503, "overloaded").await;
+        assert_eq!(error["type"], "overloaded_error");
+    }
+    assert_eq!(world.bus_pending().await, 0);
+    let free = async {
+        let request = world.take().await;
+        world.answer(&request, "A").await;
+    };
+    let asked = json!({});
+    let (response, ()) = within(async { tokio::join!(world.chat(&asked).send(), free) }).await;
+    assert_eq!(response.unwrap().status(), 200);
+}
+
+/// One that waits behind others is refused when its patience is over, though there was a place for it.
+#[tokio::test]
+async fn a_constraint_whose_turn_does_not_come_is_a_503() {
+    let config = FrontendConfig {
+        compiling: 0,
+        waiting_to_compile: 1,
+        ..Default::default()
+    };
+    let world = World::with(Setting {
+        config,
+        ..Default::default()
+    })
+    .await;
+    let body = chat_body(&json!({"guided_choice": ["a", "b"]}));
+    refused(&world, "/v1/chat/completions", &body, 503, "overloaded").await;
+}
+
+#[tokio::test]
 async fn the_clients_request_id_is_shown_but_is_not_the_requests_id() {
     let world = World::new().await;
     let wanted = "my-id.1_2:3";

@@ -6,6 +6,7 @@ mod crowd;
 mod outages;
 mod scaling;
 mod servers;
+mod shared_limit;
 mod subjects;
 mod tap;
 mod trace;

@@ -8,11 +8,11 @@ use vlinders_system_tests::{Answer, Server};
 use crate::{CHAT, COMPLETIONS, Checked, ask};
 
 /// Status, `type`, `param` (empty is null) and `code`.
-type Expected = (u16, &'static str, &'static str, &'static str);
+pub(crate) type Expected = (u16, &'static str, &'static str, &'static str);
 
-const INVALID: &str = "invalid_request_error";
+pub(crate) const INVALID: &str = "invalid_request_error";
 
-const fn bad(param: &'static str) -> Expected {
+pub(crate) const fn bad(param: &'static str) -> Expected {
     (400, INVALID, param, "invalid_value")
 }
 
@@ -21,7 +21,7 @@ const fn not_offered(param: &'static str) -> Expected {
 }
 
 /// The error has its four fields and says exactly this.
-fn check(what: &str, answer: &Answer, expected: Expected) -> Checked {
+pub(crate) fn check(what: &str, answer: &Answer, expected: Expected) -> Checked {
     let (status, kind, param, code) = expected;
     let told = format!("{what}: {} {}", answer.status, answer.body);
     ensure!(answer.status == status, "{told}, expected {expected:?}");
@@ -278,7 +278,7 @@ type BodyCase = (
     Expected,
 );
 
-const JSON: (&str, &str) = ("content-type", "application/json");
+pub(crate) const JSON: (&str, &str) = ("content-type", "application/json");
 const NO_JSON: Expected = (400, INVALID, "", "invalid_json");
 const WRONG_TYPE: Expected = (415, INVALID, "", "unsupported_media_type");
 

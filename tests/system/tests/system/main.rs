@@ -4,6 +4,7 @@ mod abuse;
 mod answers;
 mod bad_requests;
 mod bad_start;
+mod bombs;
 mod choices;
 mod crowd;
 mod equality;
@@ -16,6 +17,7 @@ mod scoring;
 mod sdk;
 mod settings;
 mod start;
+mod statuses;
 mod stop;
 mod structured;
 
