@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use vlinders_types::{Batch, PoolResult, SampleResult, ScoreResult};
 
-use crate::{Dtype, KernelError, KvLayout, KvMemory, TensorView};
+use crate::{Dtype, KernelError, KvLayout, KvMemory, TensorView, WeightView};
 
 /// A token embedding `[vocabulary, hidden]` held by a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,7 +23,7 @@ pub struct RotaryId(pub u32);
 #[derive(Clone, Copy, Debug)]
 pub struct LinearPart<'a> {
     /// `[outputs, inputs]`.
-    pub weight: TensorView<'a>,
+    pub weight: WeightView<'a>,
     /// `[outputs]`.
     pub bias: Option<TensorView<'a>>,
 }

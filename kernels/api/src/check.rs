@@ -173,28 +173,41 @@ pub fn check_parts(
         return Err(unsupported("a projection without parts".to_owned()));
     };
     let mut outputs = 0;
-    let inputs = first.weight.shape.get(1).copied().unwrap_or(0);
+    let [_, inputs] = first.weight.shape();
     for part in parts {
-        let rows = part.weight.shape.first().copied().unwrap_or(0);
-        part.weight.check_shape(&[rows, inputs])?;
+        let [rows, found] = part.weight.shape();
+        part.weight.check()?;
+        if found != inputs {
+            return Err(KernelError::Shape {
+                what: part.weight.name().to_owned(),
+                expected: vec![rows, inputs],
+                found: vec![rows, found],
+            });
+        }
         if let Some(bias) = part.bias {
             bias.check_shape(&[rows])?;
         }
-        if part.weight.dtype != first.weight.dtype {
+        if part.weight.format() != first.weight.format() {
             return Err(unsupported(format!(
-                "{}: parts of different dtypes",
-                part.weight.name
+                "{}: parts of different formats",
+                part.weight.name()
             )));
         }
         if rows == 0 || inputs == 0 {
-            return Err(unsupported(format!("{}: an empty projection", part.weight.name)));
+            return Err(unsupported(format!(
+                "{}: an empty projection",
+                part.weight.name()
+            )));
         }
         outputs += rows;
     }
     match kind {
-        LinearKind::GateUp if parts.len() != 2 || parts[0].weight.shape != parts[1].weight.shape => Err(
-            unsupported(format!("{}: gate and up of different shapes", first.weight.name)),
-        ),
+        LinearKind::GateUp if parts.len() != 2 || parts[0].weight.shape() != parts[1].weight.shape() => {
+            Err(unsupported(format!(
+                "{}: gate and up of different shapes",
+                first.weight.name()
+            )))
+        }
         LinearKind::GateUp | LinearKind::Plain | LinearKind::Head => Ok((outputs, inputs)),
     }
 }

@@ -9,6 +9,7 @@ mod check;
 mod error;
 mod kv;
 mod tensor;
+mod weight;
 
 pub use backend::{
     AttentionSpec, Backend, BackendFacts, EmbeddingId, Executor, ExecutorSpec, Head, LinearId, LinearKind,
@@ -18,3 +19,4 @@ pub use check::check_parts;
 pub use error::KernelError;
 pub use kv::{KvLayout, KvMemory, PoolPlace};
 pub use tensor::{Dtype, TensorView};
+pub use weight::{CodeKind, InputGroups, QuantizedWeight, WeightFormat, WeightView};

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use vlinders_kernel_api::{
     AttentionSpec, Backend, Dtype, EmbeddingId, Executor, ExecutorSpec, Head, KvLayout, LinearId, LinearKind,
-    LinearPart, Norm, RotaryId, TensorView, Urgency,
+    LinearPart, Norm, RotaryId, TensorView, Urgency, WeightView,
 };
 use vlinders_kernel_cpu::{CpuBackend, CpuOptions, IsaLevel, probe};
 use vlinders_types::{Batch, BatchRow, BlockId, SampleRow, SamplingParams, SequenceId, Span};
@@ -51,7 +51,7 @@ impl Model {
             bytes: &bytes[..2 * shape.iter().product::<usize>()],
         };
         let part = |shape| LinearPart {
-            weight: view(shape),
+            weight: WeightView::Dense(view(shape)),
             bias: None,
         };
         let embedding = backend

@@ -270,7 +270,7 @@ mod tests {
     use super::*;
     use crate::testing::{levels, numbers};
     use proptest::prelude::*;
-    use vlinders_kernel_api::{Dtype, LinearPart, TensorView};
+    use vlinders_kernel_api::{Dtype, LinearPart, TensorView, WeightView};
     use vlinders_kernel_reference::ops;
 
     /// A random matrix as a checkpoint holds it, at an odd address.
@@ -406,7 +406,7 @@ mod tests {
         ) {
             let (matrix, bias) = (Matrix::new(seed, outputs, inputs, dtype), Matrix::new(seed ^ 9, outputs, 1, dtype));
             let bias_view = TensorView { shape: &bias.shape[..1], ..bias.view() };
-            let parts = [LinearPart { weight: matrix.view(), bias: has_bias.then_some(bias_view) }];
+            let parts = [LinearPart { weight: WeightView::Dense(matrix.view()), bias: has_bias.then_some(bias_view) }];
             let pool = Pool::new(2);
             let weights = PackedWeights::pack(&pool, LinearKind::Plain, &parts, (outputs, inputs)).unwrap();
             let lefts: Vec<Vec<f32>> = (0..rows as u64).map(|row| numbers(seed ^ (row << 8), inputs)).collect();
@@ -442,7 +442,7 @@ mod tests {
             seed: u64,
         ) {
             let (gate, up) = (Matrix::new(seed, outputs, inputs, dtype), Matrix::new(seed ^ 1, outputs, inputs, dtype));
-            let parts = [gate.view(), up.view()].map(|weight| LinearPart { weight, bias: None });
+            let parts = [gate.view(), up.view()].map(|weight| LinearPart { weight: WeightView::Dense(weight), bias: None });
             let pool = Pool::new(2);
             let weights = PackedWeights::pack(&pool, LinearKind::GateUp, &parts, (2 * outputs, inputs)).unwrap();
             let lefts: Vec<Vec<f32>> = (0..rows as u64).map(|row| numbers(seed ^ (row << 8), inputs)).collect();
@@ -477,7 +477,7 @@ mod tests {
                 let shape = [outputs, outputs];
                 let found: Vec<f32> = if next.word == Word::Single {
                     let weight = TensorView { name: "identity", dtype: Dtype::F32, shape: &shape, bytes: &identity };
-                    let parts = [LinearPart { weight, bias: None }];
+                    let parts = [LinearPart { weight: WeightView::Dense(weight), bias: None }];
                     let identity = PackedWeights::pack(&pool, LinearKind::Plain, &parts, (outputs, outputs)).unwrap();
                     let mut found = vec![f32::NAN; rows * outputs];
                     let output = Output::Store(SharedMut::new(&mut found));

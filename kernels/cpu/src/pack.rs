@@ -3,7 +3,7 @@
 //! A panel holds [`PANEL`] outputs: `[panel][step][output]`, where a step along K is one f32, or two bf16 neighbours in
 //! one word. So one 64-byte load feeds 16 outputs, and a product with few rows streams each panel once, in order.
 
-use vlinders_kernel_api::{Dtype, KernelError, LinearKind, LinearPart, TensorView};
+use vlinders_kernel_api::{Dtype, KernelError, LinearKind, LinearPart, TensorView, WeightFormat, WeightView};
 
 use crate::pool::Pool;
 use crate::region::Region;
@@ -17,16 +17,24 @@ pub(crate) const PANEL: usize = 32;
 pub(crate) enum Storage {
     /// Single precision; also for f16 checkpoints, widened without loss.
     F32,
-    /// bf16 as in the checkpoint.
+    /// bf16 as in the checkpoint; also for quantised weights, whose dequantised numbers are rounded to it.
     Bf16,
 }
 
 impl Storage {
-    /// How weights of this dtype are stored.
+    /// How numbers of this dtype are stored.
     pub(crate) fn of(dtype: Dtype) -> Self {
         match dtype {
             Dtype::F32 | Dtype::F16 => Self::F32,
             Dtype::Bf16 => Self::Bf16,
+        }
+    }
+
+    /// How a projection of this format is stored.
+    fn of_weight(format: WeightFormat) -> Self {
+        match format {
+            WeightFormat::Dense(dtype) => Self::of(dtype),
+            WeightFormat::Quantized(_) => Self::Bf16,
         }
     }
 
@@ -65,14 +73,14 @@ impl<'a> Rows<'a, '_> {
             // Panels alternate, gate and up, so that both are at hand when their product is made.
             let part = &self.parts[panel % 2];
             let row = panel / 2 * PANEL + lane;
-            return (row < part.weight.shape[0]).then_some((part, row));
+            return (row < part.weight.shape()[0]).then_some((part, row));
         }
         let mut row = panel * PANEL + lane;
         for part in self.parts {
-            if row < part.weight.shape[0] {
+            if row < part.weight.shape()[0] {
                 return Some((part, row));
             }
-            row -= part.weight.shape[0];
+            row -= part.weight.shape()[0];
         }
         None
     }
@@ -86,8 +94,8 @@ impl PackedWeights {
         parts: &[LinearPart<'_>],
         (outputs, inputs): (usize, usize),
     ) -> Result<Self, KernelError> {
-        let name = parts[0].weight.name;
-        let storage = Storage::of(parts[0].weight.dtype);
+        let name = parts[0].weight.name();
+        let storage = Storage::of_weight(parts[0].weight.format());
         let (outputs, panels) = match kind {
             LinearKind::GateUp => (outputs / 2, (outputs / 2).div_ceil(PANEL) * 2),
             LinearKind::Plain | LinearKind::Head => (outputs, outputs.div_ceil(PANEL)),
@@ -106,12 +114,19 @@ impl PackedWeights {
         let shared = SharedMut::new(region.as_mut_slice::<u32>());
         pool.deal(panels, 4, &|_, panels| {
             let mut row = vec![0_u32; steps];
+            let mut wide = vec![0.0; inputs];
             for panel in panels {
                 // SAFETY: each panel is dealt to one thread.
                 let panel_words = unsafe { shared.part(panel * steps * PANEL, steps * PANEL) };
                 for lane in 0..PANEL {
                     if let Some((part, index)) = rows.find(panel, lane) {
-                        read_row(&part.weight, index, inputs, &mut row);
+                        match &part.weight {
+                            WeightView::Dense(tensor) => read_row(tensor, index, inputs, &mut row),
+                            WeightView::Quantized(_) => {
+                                part.weight.read_row(index, &mut wide);
+                                round_row(&wide, &mut row);
+                            }
+                        }
                         scatter(&row, lane, panel_words);
                     }
                 }
@@ -222,6 +237,14 @@ fn read_row(weight: &TensorView<'_>, row: usize, inputs: usize, into: &mut [u32]
     }
 }
 
+/// Rounds a dequantised row to bf16, as the words its panel needs.
+fn round_row(wide: &[f32], into: &mut [u32]) {
+    let bits = |value: f32| u32::from(half::bf16::from_f32(value).to_bits());
+    for (into, pair) in into.iter_mut().zip(wide.chunks(2)) {
+        *into = bits(pair[0]) | pair.get(1).map_or(0, |high| bits(*high) << 16);
+    }
+}
+
 /// Puts a row's words into its lane of a panel.
 fn scatter(row: &[u32], lane: usize, panel: &mut [u32]) {
     for (word, step) in row.iter().zip(panel.as_chunks_mut::<PANEL>().0) {
@@ -265,7 +288,10 @@ mod tests {
                     shape: &shape,
                     bytes: &data,
                 };
-                let parts = [LinearPart { weight, bias: None }];
+                let parts = [LinearPart {
+                    weight: WeightView::Dense(weight),
+                    bias: None,
+                }];
                 let packed = PackedWeights::pack(&pool, LinearKind::Head, &parts, (outputs, inputs)).unwrap();
                 let wide = weight.widen();
                 for (output, expected) in wide.chunks_exact(inputs).enumerate() {

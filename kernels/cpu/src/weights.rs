@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use vlinders_kernel_api::{
-    Dtype, EmbeddingId, KernelError, LinearId, LinearKind, LinearPart, TensorView, VectorId,
+    Dtype, EmbeddingId, KernelError, LinearId, LinearKind, LinearPart, TensorView, VectorId, WeightView,
 };
 
 use crate::math::widen_bf16;
@@ -49,7 +49,7 @@ impl Embedding {
         table.check_shape(&[vocabulary, hidden])?;
         if tied {
             let parts = [LinearPart {
-                weight: table,
+                weight: WeightView::Dense(table),
                 bias: None,
             }];
             let packed = PackedWeights::pack(pool, LinearKind::Head, &parts, (vocabulary, hidden))?;

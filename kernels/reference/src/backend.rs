@@ -112,7 +112,9 @@ impl Backend for ReferenceBackend {
             linear.weight.extend(part.weight.widen());
             match part.bias {
                 Some(bias) => linear.bias.extend(bias.widen()),
-                None => linear.bias.resize(linear.bias.len() + part.weight.shape[0], 0.0),
+                None => linear
+                    .bias
+                    .resize(linear.bias.len() + part.weight.shape()[0], 0.0),
             }
         }
         let weights = self.uploading()?;

@@ -41,6 +41,32 @@ struct Located {
     stored: StoredTensor,
 }
 
+/// A tensor as it lies in a file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RawTensor<'a> {
+    pub(crate) name: &'a str,
+    /// As the file names it: `I32`.
+    pub(crate) dtype: &'a str,
+    pub(crate) shape: &'a [usize],
+    pub(crate) bytes: &'a [u8],
+}
+
+impl RawTensor<'_> {
+    /// The n-th word, little-endian.
+    pub(crate) fn word(&self, index: usize) -> u32 {
+        u32::from_le_bytes(self.bytes.as_chunks().0[index])
+    }
+
+    /// All words, little-endian.
+    pub(crate) fn words(&self) -> impl Iterator<Item = u32> {
+        self.bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|word| u32::from_le_bytes(*word))
+    }
+}
+
 impl Checkpoint {
     /// Opens `model.safetensors`, or all files that `model.safetensors.index.json` names, and checks their headers.
     ///
@@ -144,6 +170,46 @@ impl Checkpoint {
             shape: &stored.shape,
             bytes: &file.bytes[stored.bytes.clone()],
         })
+    }
+
+    /// The tensor `name` as it lies in its file, whatever it holds.
+    pub(crate) fn raw(&self, name: &str) -> Option<RawTensor<'_>> {
+        let (name, located) = self.tensors.get_key_value(name)?;
+        let stored = &located.stored;
+        Some(RawTensor {
+            name,
+            dtype: &stored.dtype,
+            shape: &stored.shape,
+            bytes: &self.files[located.file].bytes[stored.bytes.clone()],
+        })
+    }
+
+    /// As [`Checkpoint::tensor`], for a tensor of a dtype that kernels do not take.
+    pub(crate) fn coded(
+        &self,
+        name: &str,
+        dtype: &str,
+        expected: &[usize],
+    ) -> Result<RawTensor<'_>, ModelError> {
+        let Some(raw) = self.raw(name) else {
+            return Err(ModelError::MissingTensor {
+                tensor: name.to_owned(),
+                place: self.place.clone(),
+            });
+        };
+        if raw.shape != expected {
+            return Err(ModelError::Shape {
+                file: self.files[self.tensors[name].file].display_name.clone(),
+                tensor: name.to_owned(),
+                expected: expected.to_vec(),
+                found: raw.shape.to_vec(),
+            });
+        }
+        if raw.dtype != dtype {
+            let problem = format!("is stored as {}; supported here: {dtype}", raw.dtype);
+            return Err(self.tensor_error(name, problem));
+        }
+        Ok(raw)
     }
 
     /// An error about a tensor that is there.

@@ -3,7 +3,7 @@
 use vlinders_types::TokenId;
 
 use crate::fields::{Fields, parse_object};
-use crate::{Architecture, ModelError, Rope};
+use crate::{Architecture, ModelError, Quantization, Rope};
 
 /// What the window is when a Mistral config does not speak of it; `null` there means none.
 const MISTRAL_WINDOW: u32 = 4096;
@@ -58,6 +58,8 @@ pub struct ModelConfig {
     pub begin_token: Option<TokenId>,
     /// Tokens that end a sequence, as the config names them.
     pub end_tokens: Vec<TokenId>,
+    /// How its projections are quantised, where they are.
+    pub quantization: Option<Quantization>,
 }
 
 impl ModelConfig {
@@ -109,6 +111,7 @@ impl ModelConfig {
             tied_head: fields.flag("tie_word_embeddings")?.unwrap_or(false),
             begin_token: fields.token_ids("bos_token_id", vocabulary)?.first().copied(),
             end_tokens: fields.token_ids("eos_token_id", vocabulary)?,
+            quantization: Quantization::read(file, &fields)?,
         })
     }
 
@@ -132,15 +135,6 @@ impl ModelConfig {
 }
 
 fn refuse_unsupported(fields: &Fields<'_>) -> Result<(), ModelError> {
-    for field in ["quantization_config", "compression_config"] {
-        if let Some(config) = fields.value(field) {
-            let method = config
-                .get("quant_method")
-                .and_then(|method| method.as_str())
-                .unwrap_or("of unknown method");
-            return Err(fields.unsupported(format!("{field} ({method})"), "bf16, f16 and f32 weights"));
-        }
-    }
     match fields.text("hidden_act")? {
         None | Some("silu" | "swish") => Ok(()),
         Some(other) => Err(fields.unsupported(format!("hidden_act `{other}`"), "silu")),

@@ -6,7 +6,8 @@ use vlinders_kernel_api::{
 };
 
 use crate::model::{Layer, LoadedModel};
-use crate::tensors::{LayerTensors, ModelTensors};
+use crate::quantized::ReadWeight;
+use crate::tensors::{LayerTensors, ModelTensors, Projection};
 use crate::{Checkpoint, GenerationConfig, ModelConfig, ModelError, ModelSource};
 
 const CONFIG_FILE: &str = "config.json";
@@ -79,6 +80,7 @@ impl LoadedModel {
         Ok(Self {
             fingerprint: checkpoint.fingerprint(),
             weight_dtype: tensors.weight_dtype,
+            weight_format: tensors.weight_format,
             weight_bytes: tensors.total_bytes,
             ignored_tensors: tensors.ignored,
             config,
@@ -153,11 +155,14 @@ impl Upload<'_> {
         })
     }
 
-    fn linear(&mut self, kind: LinearKind, parts: &[LinearPart<'_>]) -> Result<LinearId, KernelError> {
-        let id = self.backend.upload_linear(kind, parts)?;
-        let bytes =
-            |part: &LinearPart<'_>| part.weight.bytes.len() + part.bias.map_or(0, |bias| bias.bytes.len());
-        self.took(parts.iter().map(bytes).sum());
+    fn linear(&mut self, kind: LinearKind, parts: &[Projection<'_>]) -> Result<LinearId, KernelError> {
+        let weights: Vec<ReadWeight<'_>> = parts.iter().map(|part| part.weight.read()).collect();
+        let in_order = weights.iter().zip(parts).map(|(weight, part)| LinearPart {
+            weight: weight.view(),
+            bias: part.bias,
+        });
+        let id = self.backend.upload_linear(kind, &in_order.collect::<Vec<_>>())?;
+        self.took(parts.iter().map(Projection::bytes).sum());
         Ok(id)
     }
 

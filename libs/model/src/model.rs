@@ -2,7 +2,7 @@
 
 use vlinders_kernel_api::{
     AttentionSpec, Dtype, EmbeddingId, Executor, ExecutorSpec, Head, KernelError, KvLayout, LinearId, Norm,
-    QkNorm, RotaryId, Urgency,
+    QkNorm, RotaryId, Urgency, WeightFormat,
 };
 use vlinders_types::{Batch, StepOutput, TokenId};
 
@@ -16,6 +16,7 @@ pub struct LoadedModel {
     pub(crate) end_tokens: Vec<TokenId>,
     pub(crate) kv_layout: KvLayout,
     pub(crate) weight_dtype: Dtype,
+    pub(crate) weight_format: WeightFormat,
     pub(crate) weight_bytes: u64,
     pub(crate) fingerprint: u64,
     pub(crate) ignored_tensors: Vec<String>,
@@ -81,7 +82,13 @@ impl LoadedModel {
         &self.kv_layout
     }
 
-    /// The dtype its projections are stored in.
+    /// How its projections are stored.
+    #[must_use]
+    pub fn weight_format(&self) -> WeightFormat {
+        self.weight_format
+    }
+
+    /// The dtype its projections are stored in; bf16 when they are quantised, since they are computed in it.
     #[must_use]
     pub fn weight_dtype(&self) -> Dtype {
         self.weight_dtype

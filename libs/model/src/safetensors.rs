@@ -34,12 +34,17 @@ impl StoredTensor {
     /// The element type, when it is one that kernels take.
     #[must_use]
     pub fn kernel_dtype(&self) -> Option<Dtype> {
-        match self.dtype.as_str() {
-            "F32" => Some(Dtype::F32),
-            "F16" => Some(Dtype::F16),
-            "BF16" => Some(Dtype::Bf16),
-            _ => None,
-        }
+        kernel_dtype(&self.dtype)
+    }
+}
+
+/// The dtype that a file names, when it is one that kernels take.
+pub(crate) fn kernel_dtype(name: &str) -> Option<Dtype> {
+    match name {
+        "F32" => Some(Dtype::F32),
+        "F16" => Some(Dtype::F16),
+        "BF16" => Some(Dtype::Bf16),
+        _ => None,
     }
 }
 

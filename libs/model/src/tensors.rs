@@ -3,9 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use vlinders_kernel_api::{Dtype, LinearPart, TensorView};
+use vlinders_kernel_api::{Dtype, TensorView, WeightFormat};
 
-use crate::checkpoint::stored_name;
+use crate::checkpoint::{RawTensor, stored_name};
+use crate::quantized::{Place, Quantization, StoredWeight};
 use crate::{Checkpoint, ModelConfig, ModelError};
 
 /// The tensors of a whole model.
@@ -16,25 +17,43 @@ pub(crate) struct ModelTensors<'a> {
     /// `[hidden]`.
     pub(crate) final_norm: TensorView<'a>,
     /// `[vocabulary, hidden]`; none when the embedding is the head.
-    pub(crate) head: Option<LinearPart<'a>>,
-    /// Of the layers' projections; norms may be stored in another one.
+    pub(crate) head: Option<Projection<'a>>,
+    /// Of the layers' projections; norms may be stored in another one. bf16 when they are quantised.
     pub(crate) weight_dtype: Dtype,
+    /// How the layers' projections are stored.
+    pub(crate) weight_format: WeightFormat,
     /// Bytes of all of the above.
     pub(crate) total_bytes: u64,
     /// Tensors in the files that the config has no use for.
     pub(crate) ignored: Vec<String>,
 }
 
+/// The tensors of one projection.
+#[derive(Clone, Copy)]
+pub(crate) struct Projection<'a> {
+    /// `[outputs, inputs]`.
+    pub(crate) weight: StoredWeight<'a>,
+    /// `[outputs]`.
+    pub(crate) bias: Option<TensorView<'a>>,
+}
+
+impl Projection<'_> {
+    /// In the files.
+    pub(crate) fn bytes(&self) -> usize {
+        self.weight.bytes() + self.bias.map_or(0, |bias| bias.bytes.len())
+    }
+}
+
 /// The tensors of one layer.
 pub(crate) struct LayerTensors<'a> {
     pub(crate) attention_norm: TensorView<'a>,
-    pub(crate) query_key_value: [LinearPart<'a>; 3],
+    pub(crate) query_key_value: [Projection<'a>; 3],
     /// Query, key: `[head_dim]` each.
     pub(crate) query_key_norm: Option<[TensorView<'a>; 2]>,
-    pub(crate) output: LinearPart<'a>,
+    pub(crate) output: Projection<'a>,
     pub(crate) feed_forward_norm: TensorView<'a>,
-    pub(crate) gate_up: [LinearPart<'a>; 2],
-    pub(crate) down: LinearPart<'a>,
+    pub(crate) gate_up: [Projection<'a>; 2],
+    pub(crate) down: Projection<'a>,
 }
 
 impl<'a> ModelTensors<'a> {
@@ -42,6 +61,7 @@ impl<'a> ModelTensors<'a> {
     pub(crate) fn find(config: &ModelConfig, checkpoint: &'a Checkpoint) -> Result<Self, ModelError> {
         let mut finder = Finder {
             checkpoint,
+            quantization: config.quantization,
             used: BTreeSet::new(),
             total_bytes: 0,
         };
@@ -56,9 +76,10 @@ impl<'a> ModelTensors<'a> {
             true => None,
             false => Some(finder.linear("lm_head", [vocabulary, hidden], false)?),
         };
-        let weight_dtype = layers
-            .first()
-            .map_or(embedding.dtype, |layer| layer.output.weight.dtype);
+        let first = layers.first().map(|layer| layer.output.weight);
+        let weight_dtype = first.map_or(embedding.dtype, |weight| weight.dtype());
+        let dense = WeightFormat::Dense(embedding.dtype);
+        let weight_format = first.map_or(dense, |weight| weight.format());
         let unused = checkpoint.names().filter(|name| !finder.used.contains(name));
         let ignored = unused.map(str::to_owned).collect();
         Ok(Self {
@@ -67,24 +88,64 @@ impl<'a> ModelTensors<'a> {
             final_norm,
             head,
             weight_dtype,
+            weight_format,
             total_bytes: finder.total_bytes,
             ignored,
         })
     }
 }
 
-struct Finder<'a> {
+pub(crate) struct Finder<'a> {
     checkpoint: &'a Checkpoint,
+    quantization: Option<Quantization>,
     used: BTreeSet<&'a str>,
     total_bytes: u64,
 }
 
 impl<'a> Finder<'a> {
-    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<TensorView<'a>, ModelError> {
+    pub(crate) fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<TensorView<'a>, ModelError> {
         let tensor = self.checkpoint.tensor(name, shape)?;
         self.used.insert(tensor.name);
         self.total_bytes += tensor.bytes.len() as u64;
         Ok(tensor)
+    }
+
+    /// A tensor of codes.
+    pub(crate) fn coded(
+        &mut self,
+        name: &str,
+        dtype: &str,
+        shape: &[usize],
+    ) -> Result<RawTensor<'a>, ModelError> {
+        let raw = self.checkpoint.coded(name, dtype, shape)?;
+        self.used.insert(raw.name);
+        self.total_bytes += raw.bytes.len() as u64;
+        Ok(raw)
+    }
+
+    /// A tensor of whatever kind, if there is one.
+    pub(crate) fn raw(&self, name: &str) -> Option<RawTensor<'a>> {
+        self.checkpoint.raw(name)
+    }
+
+    /// Nothing need be said of a tensor that is known and of no use.
+    pub(crate) fn pass_over(&mut self, name: &str) {
+        if let Some(raw) = self.checkpoint.raw(name) {
+            self.used.insert(raw.name);
+        }
+    }
+
+    /// An error about a tensor, or about the projection it should belong to.
+    pub(crate) fn problem(&self, name: &str, problem: String) -> ModelError {
+        self.checkpoint.tensor_error(name, problem)
+    }
+
+    /// Whether all scales are finite.
+    pub(crate) fn check_scales(&self, scales: &TensorView<'_>) -> Result<(), ModelError> {
+        match scales.widen().iter().find(|scale| !scale.is_finite()) {
+            Some(scale) => Err(self.problem(scales.name, format!("has the scale {scale}"))),
+            None => Ok(()),
+        }
     }
 
     /// `shape`: outputs, inputs.
@@ -93,13 +154,19 @@ impl<'a> Finder<'a> {
         name: &str,
         shape: [usize; 2],
         has_bias: bool,
-    ) -> Result<LinearPart<'a>, ModelError> {
-        let weight = self.tensor(&format!("{name}.weight"), &shape)?;
+    ) -> Result<Projection<'a>, ModelError> {
+        let [outputs, inputs] = shape;
+        let place = Place {
+            name,
+            outputs,
+            inputs,
+        };
+        let weight = place.find(self, self.quantization)?;
         let bias = match has_bias {
             true => Some(self.tensor(&format!("{name}.bias"), &shape[..1])?),
             false => None,
         };
-        Ok(LinearPart { weight, bias })
+        Ok(Projection { weight, bias })
     }
 
     fn layer(&mut self, config: &ModelConfig, layer: usize) -> Result<LayerTensors<'a>, ModelError> {
@@ -130,8 +197,8 @@ impl<'a> Finder<'a> {
             self.linear(&name("mlp.up_proj"), [intermediate, hidden], bias)?,
         ];
         let down = self.linear(&name("mlp.down_proj"), [hidden, intermediate], bias)?;
-        self.check_one_dtype(&query_key_value)?;
-        self.check_one_dtype(&gate_up)?;
+        self.check_one_format(&query_key_value)?;
+        self.check_one_format(&gate_up)?;
         Ok(LayerTensors {
             attention_norm,
             query_key_value,
@@ -143,20 +210,28 @@ impl<'a> Finder<'a> {
         })
     }
 
-    /// Parts that a backend stacks must be of one dtype.
-    fn check_one_dtype(&self, parts: &[LinearPart<'_>]) -> Result<(), ModelError> {
+    /// Parts that a backend stacks must be of one format.
+    fn check_one_format(&self, parts: &[Projection<'_>]) -> Result<(), ModelError> {
         let first = parts[0].weight;
-        match parts.iter().find(|part| part.weight.dtype != first.dtype) {
+        match parts.iter().find(|part| part.weight.format() != first.format()) {
             Some(other) => Err(self.checkpoint.tensor_error(
-                other.weight.name,
+                other.weight.name(),
                 format!(
                     "is stored as {}, but {} as {}: they must agree",
-                    stored_name(other.weight.dtype),
-                    first.name,
-                    stored_name(first.dtype)
+                    format_name(other.weight.format()),
+                    first.name(),
+                    format_name(first.format())
                 ),
             )),
             None => Ok(()),
         }
+    }
+}
+
+/// As files name it, or what its codes are.
+fn format_name(format: WeightFormat) -> &'static str {
+    match format {
+        WeightFormat::Dense(dtype) => stored_name(dtype),
+        WeightFormat::Quantized(kind) => kind.name(),
     }
 }

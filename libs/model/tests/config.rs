@@ -73,6 +73,7 @@ fn a_plain_config_gets_the_defaults_of_its_family() {
             tied_head: false,
             begin_token: None,
             end_tokens: vec![],
+            quantization: None,
         };
         assert_eq!(read, expected);
     }
@@ -228,10 +229,6 @@ fn what_cannot_be_computed_is_refused_by_name() {
     for (changes, named) in [
         (json!({"architectures": ["GPT2LMHeadModel"]}), "GPT2LMHeadModel"),
         (json!({"architectures": []}), "architecture none"),
-        (
-            json!({"quantization_config": {"quant_method": "gptq", "bits": 4}}),
-            "quantization_config (gptq)",
-        ),
         (json!({"hidden_act": "gelu"}), "hidden_act `gelu`"),
         (
             json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}}),
@@ -262,6 +259,58 @@ fn what_cannot_be_computed_is_refused_by_name() {
     let text = refusal("MambaForCausalLM", &json!({})).to_string();
     for (supported, _) in FAMILIES {
         assert!(text.contains(supported), "{text}");
+    }
+}
+
+#[test]
+fn weights_quantised_in_a_way_that_is_not_read_are_refused_by_name() {
+    for (changes, named) in [
+        (
+            json!({"quantization_config": {"quant_method": "bitsandbytes"}}),
+            "weights quantised by bitsandbytes",
+        ),
+        (
+            json!({"quantization_config": {"quant_method": "gptq", "bits": 3}}),
+            "weights of 3 bits",
+        ),
+        (
+            json!({"quantization_config": {"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}}),
+            "GPTQ weights as marlin",
+        ),
+        (
+            json!({"quantization_config": {"quant_method": "awq", "bits": 4, "version": "gemv"}}),
+            "AWQ weights in the version gemv",
+        ),
+        (
+            json!({"quantization_config": {"quant_method": "awq", "bits": 4, "zero_point": false}}),
+            "AWQ weights without zero points",
+        ),
+        (
+            json!({"quantization_config": {"quant_method": "fp8", "fmt": "e5m2"}}),
+            "fp8 weights in e5m2",
+        ),
+        (
+            json!({"quantization_config": {"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"}}),
+            "weights compressed as nvfp4-pack-quantized",
+        ),
+        (
+            json!({"quantization_config": {"quant_method": "compressed-tensors", "config_groups":
+                {"group_0": {"format": "marlin-24"}}}}),
+            "weights compressed as marlin-24",
+        ),
+        (
+            json!({"compression_config": {"quant_method": "compressed-tensors", "sparsity_config":
+                {"format": "sparse-bitmask"}}}),
+            "sparse weights compressed as sparse-bitmask",
+        ),
+    ] {
+        let error = refusal("LlamaForCausalLM", &changes);
+        assert!(error.is_unsupported(), "{error}");
+        let text = error.to_string();
+        assert!(
+            text.starts_with("config.json: ") && text.contains(named),
+            "{text}"
+        );
     }
 }
 

@@ -3,29 +3,23 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+
+#[path = "support/run.rs"]
+mod run;
 
 use safetensors::SafeTensors;
-use vlinders_kernel_api::{Backend, Dtype, Executor, TensorView, Urgency};
+use vlinders_kernel_api::{Backend, Dtype, TensorView};
 use vlinders_kernel_cpu::{CpuBackend, CpuOptions, IsaLevel};
 use vlinders_kernel_reference::ReferenceBackend;
-use vlinders_model::{LoadedModel, ModelSource, StepLimits};
-use vlinders_types::{Batch, BatchRow, BlockId, SampleRow, SamplingParams, SequenceId, Span, TokenId};
+use vlinders_types::{Batch, TokenId};
+
+use self::run::{Run, TABLE, add_row, distance, folder};
 
 const FAMILIES: [&str; 5] = ["llama", "llama31", "mistral", "qwen2", "qwen3"];
 /// Largest allowed relative L2 over all positions. The order of sums alone moves f32 logits by about 1e-6.
 const F32_TOLERANCE: f64 = 1e-4;
 const HALF_TOLERANCE: f64 = 2e-2;
-/// Far from one another and out of order, so that a wrong block table shows. Seven blocks hold prompt and continuation.
-const TABLE: [u32; 7] = [9, 3, 30, 1, 14, 0, 22];
 const OTHER_TABLE: [u32; 7] = [2, 31, 8, 4, 29, 5, 6];
-
-fn folder(family: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../tests/goldens")
-        .join(family)
-}
 
 struct Golden {
     prompt: Vec<TokenId>,
@@ -62,121 +56,18 @@ impl Golden {
     }
 }
 
-struct Run {
-    /// Outlives its executor.
-    _backend: Box<dyn Backend>,
-    model: LoadedModel,
-    executor: Box<dyn Executor>,
-}
-
-impl Run {
-    fn start(mut backend: Box<dyn Backend>, checkpoint: &str) -> Self {
-        let source = ModelSource::folder(folder(checkpoint));
-        let model = LoadedModel::load(&source, backend.as_mut(), &mut |_| {}).unwrap();
-        let limits = StepLimits {
-            block_count: 32,
-            max_batch_tokens: 128,
-            max_rows: 4,
-            max_samples: 128,
-            max_context_tokens: 256,
-            urgency: Urgency::Decode,
-        };
-        let executor = backend.executor(&model.executor_spec(&limits)).unwrap();
-        Self {
-            _backend: backend,
-            model,
-            executor,
-        }
+fn greedy(run: &mut Run, prompt: &[TokenId], count: usize) -> Vec<TokenId> {
+    let mut tokens = prompt.to_vec();
+    let mut computed = 0;
+    while tokens.len() < prompt.len() + count {
+        let mut batch = Batch::default();
+        add_row(&mut batch, 1, &tokens[computed..], computed, TABLE, 1);
+        computed = tokens.len();
+        run.forward(&batch);
+        let drawn = run.executor.sample(&batch).unwrap();
+        tokens.push(drawn[0].sampled.as_ref().unwrap().token);
     }
-
-    fn forward(&mut self, batch: &Batch) {
-        self.model.forward(self.executor.as_mut(), batch).unwrap();
-    }
-
-    /// Logits at every position of the prompt, computed `chunk` tokens at a time.
-    fn prompt_logits(&mut self, prompt: &[TokenId], chunk: usize) -> Vec<f32> {
-        let mut logits = Vec::new();
-        for (index, tokens) in prompt.chunks(chunk).enumerate() {
-            let mut batch = Batch::default();
-            add_row(&mut batch, 1, tokens, index * chunk, TABLE, tokens.len());
-            self.forward(&batch);
-            logits.extend(self.executor.read_logits().unwrap());
-            // The step ends with its draws, as it does when it serves.
-            assert_eq!(self.executor.sample(&batch).unwrap().len(), tokens.len());
-        }
-        logits
-    }
-
-    fn greedy(&mut self, prompt: &[TokenId], count: usize) -> Vec<TokenId> {
-        let mut tokens = prompt.to_vec();
-        let mut computed = 0;
-        while tokens.len() < prompt.len() + count {
-            let mut batch = Batch::default();
-            add_row(&mut batch, 1, &tokens[computed..], computed, TABLE, 1);
-            computed = tokens.len();
-            self.forward(&batch);
-            let drawn = self.executor.sample(&batch).unwrap();
-            tokens.push(drawn[0].sampled.as_ref().unwrap().token);
-        }
-        tokens.split_off(prompt.len())
-    }
-}
-
-/// Adds a sequence's row with samples after its last `samples` tokens.
-fn add_row(
-    batch: &mut Batch,
-    sequence: u64,
-    tokens: &[TokenId],
-    first: usize,
-    table: [u32; 7],
-    samples: usize,
-) {
-    let small = |number: usize| u32::try_from(number).unwrap();
-    let (sequence, start) = (SequenceId(sequence), batch.tokens.len());
-    let params = Arc::new(SamplingParams {
-        temperature: 0.0,
-        ..SamplingParams::default()
-    });
-    batch.rows.push(BatchRow {
-        sequence,
-        tokens: Span {
-            start: small(start),
-            count: small(tokens.len()),
-        },
-        first_position: small(first),
-        blocks: Span {
-            start: small(batch.blocks.len()),
-            count: small(table.len()),
-        },
-    });
-    batch.tokens.extend(tokens);
-    batch.blocks.extend(table.map(BlockId));
-    batch
-        .samples
-        .extend((tokens.len() - samples..tokens.len()).map(|index| SampleRow {
-            sequence,
-            token_index: small(start + index),
-            position: small(first + index + 1),
-            params: params.clone(),
-            history: Span::default(),
-            prompt_tokens: 0,
-            banned: Arc::new([]),
-            allowed: None,
-        }));
-}
-
-/// Relative L2 distance.
-fn distance(found: &[f32], expected: &[f32]) -> f64 {
-    assert_eq!(found.len(), expected.len());
-    let square = |number: f64| number * number;
-    let pairs = found
-        .iter()
-        .zip(expected)
-        .map(|(found, expected)| (f64::from(*found), f64::from(*expected)));
-    let (error, norm) = pairs.fold((0.0, 0.0), |(error, norm), (found, expected)| {
-        (error + square(found - expected), norm + square(expected))
-    });
-    (error / norm).sqrt()
+    tokens.split_off(prompt.len())
 }
 
 /// The golden prompt in every way it can be computed. Chunking and company change no bit.
@@ -228,7 +119,11 @@ fn check_every_family(make: Make<'_>) -> Vec<Vec<f32>> {
         let golden = Golden::read(family, "logits");
         let checkpoint = format!("{family}/f32");
         logits.push(check_logits(make(), &checkpoint, &golden, F32_TOLERANCE));
-        let greedy = Run::start(make(), &checkpoint).greedy(&golden.prompt, golden.greedy.len());
+        let greedy = greedy(
+            &mut Run::start(make(), &checkpoint),
+            &golden.prompt,
+            golden.greedy.len(),
+        );
         assert_eq!(greedy, golden.greedy, "{checkpoint}");
         let golden = Golden::read(family, "bf16.logits");
         logits.push(check_logits(

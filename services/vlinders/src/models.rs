@@ -155,7 +155,7 @@ impl Compute {
         tracing::info!(
             model = %source.place(),
             weight_bytes = model.weight_bytes(),
-            dtype = model.weight_dtype().name(),
+            dtype = model.weight_format().name(),
             backend = facts.name,
             detail = %facts.detail,
             "model loaded"

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use vlinders_kernel_api::{
     AttentionSpec, Backend, Dtype, EmbeddingId, Executor, ExecutorSpec, Head, KvLayout, LinearId, LinearKind,
-    LinearPart, Norm, QkNorm, RotaryId, TensorView, Urgency,
+    LinearPart, Norm, QkNorm, RotaryId, TensorView, Urgency, WeightView,
 };
 use vlinders_types::{Batch, BatchRow, BlockId, SampleRow, SamplingParams, SequenceId, Span, TokenId};
 
@@ -127,12 +127,12 @@ impl Uploader<'_> {
             .map(|outputs| self.numbers.bytes(self.dtype, *outputs, 0.5, 0.0))
             .collect();
         let part = |index: usize| LinearPart {
-            weight: TensorView {
+            weight: WeightView::Dense(TensorView {
                 name: "w",
                 dtype: self.dtype,
                 shape: &shapes[index],
                 bytes: &weights[index],
-            },
+            }),
             bias: bias.then_some(TensorView {
                 name: "b",
                 dtype: self.dtype,

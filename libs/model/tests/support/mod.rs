@@ -63,7 +63,7 @@ impl Backend for RecordingBackend {
     fn upload_linear(&mut self, kind: LinearKind, parts: &[LinearPart<'_>]) -> Result<LinearId, KernelError> {
         let mut text = format!("{kind:?}");
         for part in parts {
-            write!(text, " {}", part.weight.name).unwrap();
+            write!(text, " {}", part.weight.name()).unwrap();
             if let Some(bias) = part.bias {
                 write!(text, " {}", bias.name).unwrap();
             }
