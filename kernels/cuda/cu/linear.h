@@ -1,0 +1,62 @@
+// What the projections share: how K is divided, and how an output ends.
+//
+// Every output is ((p0 + p1) + p2) + ... + p7, where p_i is one chain of matrix instructions over the i-th eighth of K, in steps of 32 in
+// order. The eighths depend on K alone. So an output's bits are the same in every kernel, at any number of tokens and in any place.
+//
+// Within 32 k's, thread t of four holds k 8t..8t+7, 16 bytes that one load brings. The matrix instruction wants other k's in each
+// thread, but the order of k's is free as long as weights and activations agree: so the first instruction takes elements 0..3 of each
+// thread and the second 4..7. Nothing is shuffled, and weights may go from memory to registers.
+#pragma once
+
+#include "device.h"
+
+constexpr u32 kParts = 8;
+constexpr u32 kStep = 32;
+
+enum class Ending {
+    kStore,  // out f32 = sum + bias
+    kAdd,    // out f32 += sum + bias
+    kSilu,   // out T = silu(gate) * up, gate and up in turn by eights of outputs
+};
+
+/// K's of one part: a multiple of 32, at least an eighth.
+VL_DEVICE constexpr u32 part_length(u32 inputs) { return divide_up(inputs, kParts * kStep) * kStep; }
+
+VL_DEVICE float silu_product(float gate, float up) {
+    return __fmul_rn(__fdiv_rn(gate, __fadd_rn(1.0f, power_of_two(__fmul_rn(gate, -1.44269504f)))), up);
+}
+
+/// A projection's arguments.
+template <typename T>
+struct Linear {
+    const T* weight;    // [outputs][inputs]
+    const T* x;         // [tokens][inputs]
+    const float* bias;  // [outputs] or null
+    void* out;          // [tokens][outputs] of f32, or [tokens][outputs / 2] of T
+    u32 tokens, inputs, outputs;
+
+    VL_DEVICE float biased(float sum, u32 output) const { return bias == nullptr ? sum : __fadd_rn(sum, bias[output]); }
+
+    template <Ending kEnding>
+    VL_DEVICE void finish(float sum, u32 token, u32 output) const {
+        float* to = static_cast<float*>(out) + static_cast<u64>(token) * outputs + output;
+        float value = biased(sum, output);
+        *to = kEnding == Ending::kAdd ? __fadd_rn(*to, value) : value;
+    }
+
+    /// `gate` is output `output`, `up` the one 8 further.
+    VL_DEVICE void finish_silu(float gate, float up, u32 token, u32 output) const {
+        u32 inner = output / 16 * 8 + output % 8;
+        T* to = static_cast<T*>(out) + static_cast<u64>(token) * (outputs / 2) + inner;
+        narrow(silu_product(biased(gate, output), biased(up, output + 8)), *to);
+    }
+};
+
+/// Adds the products of 32 k's: `low` and `high` are this thread's k's of weight rows g and g + 8, `x` those of token g.
+template <typename T>
+VL_DEVICE void multiply_step(float (&sums)[4], const Words& low, const Words& high, const Words& x) {
+    multiply_add(sums, low.x, high.x, low.y, high.y, x.x, x.y, T{});
+    multiply_add(sums, low.z, high.z, low.w, high.w, x.z, x.w, T{});
+}
+
+#define VL_LINEAR_ENDINGS(make, name, T) make(store, Ending::kStore, name, T) make(add, Ending::kAdd, name, T) make(silu, Ending::kSilu, name, T)

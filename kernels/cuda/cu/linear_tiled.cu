@@ -1,0 +1,226 @@
+// Projections of any number of tokens: a block makes 128 outputs of 32, 64 or 128 tokens. Weights and activations come through shared
+// memory in four stages of 64 k's (three under way while one is multiplied), 16 bytes a copy; with t = 128 each byte brought is used 128
+// times, 64 products a byte, above what the tensor cores can take from the second cache. At few tokens the weights' bytes are
+// what counts and there are fewer tiles than processors: then `splits` blocks share a tile, each taking some of its eight parts; the last
+// to finish adds the parts up in their order.
+#include "linear.h"
+
+constexpr u32 kThreads = 256;
+constexpr u32 kRows = 128;
+constexpr u32 kStageK = 64;
+constexpr u32 kStages = 4;
+/// 16-byte pieces of a row in a stage.
+constexpr u32 kPieces = kStageK * 2 / 16;
+/// Warps lie 4 along the outputs, 2 along the tokens.
+constexpr u32 kWarpRows = kRows / 4;
+constexpr u32 kRowTiles = kWarpRows / 16;
+
+/// Where a piece of a row lies. Eight threads that read together take four pieces of two rows: every second row has its halves swapped,
+/// so that they fall on different banks.
+VL_DEVICE u32 piece_place(u32 row, u32 piece) { return row * kPieces + (piece ^ ((row & 1) << 2)); }
+
+template <typename T, u32 kTokens>
+struct Tile {
+    static constexpr u32 kTokenTiles = kTokens / 2 / 8;
+    static constexpr u32 kStageBytes = (kRows + kTokens) * kStageK * 2;
+    /// A row of the tile of outputs in shared memory; 4 more, so that threads of one column meet different banks.
+    static constexpr u32 kOutRow = kRows + 4;
+
+    const Linear<T>& linear;
+    Words* stages;
+    u32 first_row, first_token;
+    u32 length, stages_of_part;
+
+    /// Begins the copies of `count` rows from `first` on of a matrix with `rows` rows.
+    template <u32 kCount>
+    VL_DEVICE void copy_rows(Words* into, const T* from, u32 first, u32 rows, u32 part, u32 stage) const {
+        VL_UNROLL
+        for (u32 round = 0; round < kCount * kPieces / kThreads; ++round) {
+            u32 index = round * kThreads + threadIdx.x;
+            u32 row = index / kPieces, piece = index % kPieces;
+            u32 inside = stage * kStageK + piece * 8;
+            u32 k = part * length + inside;
+            // A stage may reach beyond its part: those k's are the next part's, and zero here.
+            bool valid = inside < length && k < linear.inputs && first + row < rows;
+            const T* source = valid ? from + static_cast<u64>(first + row) * linear.inputs + k : from;
+            copy_async(into + piece_place(row, piece), source, valid);
+        }
+    }
+    VL_DEVICE Words* stage_at(u32 index) const { return stages + index % kStages * (kStageBytes / 16); }
+    VL_DEVICE void copy_weights(u32 index, u32 first_part) const {
+        copy_rows<kRows>(stage_at(index), linear.weight, first_row, linear.outputs, first_part + index / stages_of_part,
+                         index % stages_of_part);
+    }
+    VL_DEVICE void copy_x(u32 index, u32 first_part) const {
+        copy_rows<kTokens>(stage_at(index) + kRows * kPieces, linear.x, first_token, linear.tokens,
+                           first_part + index / stages_of_part, index % stages_of_part);
+    }
+
+    VL_DEVICE void multiply(float (&sums)[kRowTiles][kTokenTiles][4], u32 index) const {
+        const Words* rows = stage_at(index);
+        const Words* tokens = rows + kRows * kPieces;
+        u32 warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+        u32 group = lane / 4, quarter = lane % 4;
+        u32 warp_row = warp % 4 * kWarpRows, warp_token = warp / 4 * (kTokens / 2);
+        VL_UNROLL
+        for (u32 step = 0; step < kStageK / kStep; ++step) {
+            u32 piece = step * 4 + quarter;
+            Words weight[kRowTiles][2];
+            VL_UNROLL
+            for (u32 tile = 0; tile < kRowTiles; ++tile) {
+                weight[tile][0] = rows[piece_place(warp_row + tile * 16 + group, piece)];
+                weight[tile][1] = rows[piece_place(warp_row + tile * 16 + 8 + group, piece)];
+            }
+            VL_UNROLL
+            for (u32 token = 0; token < kTokenTiles; ++token) {
+                Words x = tokens[piece_place(warp_token + token * 8 + group, piece)];
+                VL_UNROLL
+                for (u32 tile = 0; tile < kRowTiles; ++tile) {
+                    multiply_step<T>(sums[tile][token], weight[tile][0], weight[tile][1], x);
+                }
+            }
+        }
+    }
+
+    /// Writes the tile's outputs, by way of shared memory so that whole rows of outputs go out together.
+    template <Ending kEnding>
+    VL_DEVICE void finish(const float (&sums)[kRowTiles][kTokenTiles][4]) const {
+        float* tile_out = reinterpret_cast<float*>(stages);
+        u32 warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+        u32 warp_row = warp % 4 * kWarpRows, warp_token = warp / 4 * (kTokens / 2);
+        // All have read the last stage.
+        __syncthreads();
+        VL_UNROLL
+        for (u32 tile = 0; tile < kRowTiles; ++tile) {
+            VL_UNROLL
+            for (u32 token = 0; token < kTokenTiles; ++token) {
+                VL_UNROLL
+                for (u32 element = 0; element < 4; ++element) {
+                    u32 at = warp_token + token * 8 + lane % 4 * 2 + element % 2;
+                    u32 row = warp_row + tile * 16 + element / 2 * 8 + lane / 4;
+                    tile_out[at * kOutRow + row] = sums[tile][token][element];
+                }
+            }
+        }
+        __syncthreads();
+        constexpr u32 kEach = kEnding == Ending::kSilu ? kRows / 2 : kRows;
+        for (u32 index = threadIdx.x; index < kTokens * kEach; index += kThreads) {
+            u32 token = index / kEach, row = index % kEach;
+            if constexpr (kEnding == Ending::kSilu) row = row / 8 * 16 + row % 8;
+            if (first_token + token >= linear.tokens || first_row + row >= linear.outputs) continue;
+            const float* at = tile_out + token * kOutRow + row;
+            if constexpr (kEnding == Ending::kSilu) {
+                linear.finish_silu(at[0], at[8], first_token + token, first_row + row);
+            } else {
+                linear.template finish<kEnding>(at[0], first_token + token, first_row + row);
+            }
+        }
+    }
+};
+
+/// Whether this block is the last of a tile's to have written its parts. The counter is zero again afterwards.
+VL_DEVICE bool is_last(u32* counter, u32 splits) {
+    VL_SHARED(u32, before, 1);
+    // Each thread's parts are seen by all before it is counted.
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        before[0] = atomicAdd(counter, 1u);
+        if (before[0] == splits - 1) *counter = 0;
+    }
+    __syncthreads();
+    __threadfence();
+    return before[0] == splits - 1;
+}
+
+template <typename T, Ending kEnding, u32 kTokens>
+VL_DEVICE void linear_tiled(const Linear<T>& linear, float* workspace, u32* counters, u32 splits) {
+    using Shape = Tile<T, kTokens>;
+    constexpr u32 kTokenTiles = Shape::kTokenTiles;
+    VL_SHARED_DYNAMIC(memory);
+    u32 length = part_length(linear.inputs);
+    Shape tile{linear,
+               reinterpret_cast<Words*>(memory),
+               blockIdx.y * kRows,
+               blockIdx.x * kTokens,
+               length,
+               divide_up(length, kStageK)};
+    u32 parts = kParts / splits;
+    u32 first_part = blockIdx.z * parts;
+    u32 count = parts * tile.stages_of_part;
+    VL_UNROLL
+    for (u32 index = 0; index < kStages - 1; ++index) {
+        if (index < count) tile.copy_weights(index, first_part);
+    }
+    grid_wait();
+    grid_release();
+    VL_UNROLL
+    for (u32 index = 0; index < kStages - 1; ++index) {
+        if (index < count) tile.copy_x(index, first_part);
+        copy_commit();
+    }
+    u32 number = blockIdx.y * gridDim.x + blockIdx.x;
+    float* mine = workspace + static_cast<u64>(number) * kParts * (kRows * kTokens) + threadIdx.x;
+    float sums[kRowTiles][kTokenTiles][4] = {};
+    float totals[kRowTiles][kTokenTiles][4] = {};
+    // f(where in its array, number among the thread's) for each sum of a thread.
+    auto each = [](auto&& f) {
+        VL_UNROLL
+        for (u32 row = 0; row < kRowTiles; ++row) {
+            VL_UNROLL
+            for (u32 token = 0; token < kTokenTiles; ++token) {
+                VL_UNROLL
+                for (u32 element = 0; element < 4; ++element) f(row, token, element, (row * kTokenTiles + token) * 4 + element);
+            }
+        }
+    };
+    u32 index = 0;
+    for (u32 part = first_part; part < first_part + parts; ++part) {
+        for (u32 stage = 0; stage < tile.stages_of_part; ++stage, ++index) {
+            copy_wait<kStages - 2>();
+            // This stage has come for all, and all have read the stage that is now overwritten.
+            __syncthreads();
+            u32 coming = index + kStages - 1;
+            if (coming < count) {
+                tile.copy_weights(coming, first_part);
+                tile.copy_x(coming, first_part);
+            }
+            copy_commit();
+            tile.multiply(sums, index);
+        }
+        each([&](u32 row, u32 token, u32 element, u32 place) {
+            float& sum = sums[row][token][element];
+            if (splits == 1) {
+                float& total = totals[row][token][element];
+                total = __fadd_rn(total, sum);
+            } else {
+                mine[(part * (kRows * kTokens)) + place * kThreads] = sum;
+            }
+            sum = 0.0f;
+        });
+    }
+    if (splits > 1) {
+        if (!is_last(counters + number, splits)) return;
+        for (u32 part = 0; part < kParts; ++part) {
+            each([&](u32 row, u32 token, u32 element, u32 place) {
+                float& total = totals[row][token][element];
+                total = __fadd_rn(total, load_fresh(mine + part * (kRows * kTokens) + place * kThreads));
+            });
+        }
+    }
+    tile.template finish<kEnding>(totals);
+}
+
+#define MAKE_ONE(ending, kEnding, name, T, tokens_of_tile)                                                                     \
+    VL_KERNEL(256, 1) void vl_linear_##ending##_##name##_t##tokens_of_tile(const T* weight, const T* x, const float* bias,   \
+                                                                           void* out, u32 tokens, u32 inputs, u32 outputs,   \
+                                                                           float* workspace, u32* counters, u32 splits) {   \
+        linear_tiled<T, kEnding, tokens_of_tile>(Linear<T>{weight, x, bias, out, tokens, inputs, outputs}, workspace,        \
+                                                 counters, splits);                                                          \
+    }
+#define MAKE_ENDING(ending, kEnding, name, T)   \
+    MAKE_ONE(ending, kEnding, name, T, 32)     \
+    MAKE_ONE(ending, kEnding, name, T, 64)     \
+    MAKE_ONE(ending, kEnding, name, T, 128)
+#define MAKE(name, T) VL_LINEAR_ENDINGS(MAKE_ENDING, name, T)
+VL_HALVES(MAKE)
