@@ -85,7 +85,11 @@ pub struct UsageQuery {
     pub from_ms: Option<u64>,
     /// Finished before this, milliseconds since 1970.
     pub until_ms: Option<u64>,
-    /// The newest so many requests; none means all. Totals ignore it.
+    /// Accepted at or after this, milliseconds since 1970.
+    pub begun_from_ms: Option<u64>,
+    /// Accepted before this, milliseconds since 1970.
+    pub begun_until_ms: Option<u64>,
+    /// The newest so many requests, or the first so many lines of sums by stretch; none means all. Totals ignore it.
     pub limit: Option<u32>,
 }
 
@@ -119,10 +123,10 @@ pub struct UsagePeriod {
 
 /// Reads usage as bills have it.
 #[async_trait]
-pub trait UsageReports: Send + Sync + 'static {
+pub trait UsageReports: Ledger {
     /// Sums by stretch of `period_ms`, tenant, model and class, sorted by these; a request belongs to the stretch in which it
     /// finished. They are summed up when they are asked for: asking twice changes nothing, and what came late is in them.
-    /// Empty stretches are left out; the query's limit is passed over.
+    /// Empty stretches are left out.
     async fn periods(&self, query: &UsageQuery, period_ms: u64) -> Result<Vec<UsagePeriod>, LedgerError>;
 }
 

@@ -44,13 +44,17 @@ impl Selection {
         // Whole numbers are divided without a rest.
         let start = format!("CAST((finished_ms / {}) * {} AS BIGINT)", place(), place());
         let sum = |column: &str| format!("CAST(sum({column}) AS BIGINT)");
-        let sql = format!(
+        let mut sql = format!(
             "SELECT tenant, model, count(*), {}, {}, {}, class, {start} AS start_ms FROM usage {condition} \
              GROUP BY start_ms, tenant, model, class ORDER BY start_ms, tenant, model, class",
             sum("prompt_tokens"),
             sum("cached_tokens"),
             sum("completion_tokens"),
         );
+        if let Some(limit) = query.limit {
+            values.push(Value::Number(limit.into()));
+            sql += &format!(" LIMIT {mark}{}", values.len());
+        }
         Self { sql, values }
     }
 
@@ -86,6 +90,14 @@ fn condition(query: &UsageQuery, mark: char) -> (String, Vec<Value>) {
         (
             "finished_ms <",
             query.until_ms.map(|until| Value::Number(as_sql(until))),
+        ),
+        (
+            "created_ms >=",
+            query.begun_from_ms.map(|from| Value::Number(as_sql(from))),
+        ),
+        (
+            "created_ms <",
+            query.begun_until_ms.map(|until| Value::Number(as_sql(until))),
         ),
     ];
     let mut values = Vec::new();

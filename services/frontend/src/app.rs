@@ -13,7 +13,7 @@ use crate::limiter::Settling;
 use crate::metrics::FrontendMetrics;
 use crate::streams::Streams;
 use crate::workers::Workers;
-use crate::{Authenticator, Entropy, FrontendConfig, IsUp, Limiter, ServedModels};
+use crate::{Authenticator, Books, Entropy, FrontendConfig, IsUp, Limiter, ServedModels};
 
 /// The parts of a running frontend.
 pub(crate) struct App {
@@ -24,6 +24,7 @@ pub(crate) struct App {
     pub(crate) authenticator: Arc<dyn Authenticator>,
     pub(crate) limiter: Arc<dyn Limiter>,
     pub(crate) settling: Settling,
+    pub(crate) books: Books,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) metrics: Arc<FrontendMetrics>,

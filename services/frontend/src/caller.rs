@@ -87,6 +87,7 @@ impl Caller {
     /// Whether the key is for this. Whoever may change everything may read how it fares.
     #[must_use]
     pub fn may(&self, scope: Scope) -> bool {
-        self.scopes.has(scope) || (scope == Scope::Metrics && self.scopes.has(Scope::Admin))
+        let is_reading = matches!(scope, Scope::Metrics | Scope::Usage);
+        self.scopes.has(scope) || (is_reading && self.scopes.has(Scope::Admin))
     }
 }

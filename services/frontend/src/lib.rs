@@ -6,6 +6,7 @@
 
 mod app;
 mod auth;
+mod books;
 mod caller;
 mod config;
 mod dialects;
@@ -23,6 +24,7 @@ mod spans;
 mod streams;
 mod tap;
 mod tokens;
+mod usage;
 mod waiting_room;
 mod workers;
 
@@ -48,12 +50,13 @@ pub use auth::{
     Anonymous, Authenticator, Credentials, FixedKey, KeyAuthenticator, KeyCacheConfig, KeySource,
     TokenAuthenticator, TokenConfig, TokenFault,
 };
+pub use books::Books;
 pub use caller::Caller;
 pub use config::FrontendConfig;
 pub use entropy::{Entropy, SystemEntropy};
 pub use limiter::{
-    Admission, Cost, DuringOutage, Exhausted, InProcessLimiter, Limiter, RateLimit, RedisAddress, RedisFault,
-    RedisLimiter, RedisLimits, Window,
+    Admission, BudgetUnit, Cost, DuringOutage, Exhausted, InProcessLimiter, Limiter, PastUse, RateLimit,
+    RedisAddress, RedisFault, RedisLimiter, RedisLimits, Used, Window,
 };
 pub use models::{ModelFormats, NameTaken, ServedModel, ServedModels};
 pub use tap::TapForm;
@@ -76,6 +79,8 @@ pub struct FrontendParts {
     pub authenticator: Arc<dyn Authenticator>,
     /// And how often.
     pub limiter: Arc<dyn Limiter>,
+    /// What was used, and what it costs.
+    pub books: Books,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
     /// Ids and seeds.
@@ -202,6 +207,7 @@ pub async fn start(parts: FrontendParts, listener: TcpListener) -> Result<Fronte
         authenticator: parts.authenticator,
         settling: Settling::start(Arc::clone(&parts.limiter), &parts.tasks, metrics.all()),
         limiter: parts.limiter,
+        books: parts.books,
         started_s: parts.clock.now_ms() / 1000,
         clock: parts.clock,
         entropy: parts.entropy,

@@ -8,8 +8,8 @@ use tokio::net::TcpListener;
 use vlinders_bus::{Bus, InProcessBus, InProcessLimits, Spool, SpoolSync, SpoolUntil};
 use vlinders_engine::{Engine, EngineFacts};
 use vlinders_frontend::{
-    Authenticator, FrontendConfig, FrontendHandle, FrontendParts, InProcessLimiter, ServedModel,
-    ServedModels, SystemEntropy,
+    Authenticator, Books, FrontendConfig, FrontendHandle, FrontendParts, InProcessLimiter, PastUse,
+    ServedModel, ServedModels, SystemEntropy,
 };
 use vlinders_kernel_api::Urgency;
 use vlinders_kv_transfer::{KvTransport, MemTransport};
@@ -224,12 +224,27 @@ impl Up {
         doorkeeping.begin()
     }
 
-    fn limiter(&self, settings: &UpSettings) -> InProcessLimiter {
+    /// Usage lies beside keys.
+    fn books(&self, settings: &UpSettings) -> anyhow::Result<Books> {
+        let ledger = self.ledger.clone().context("the ledger is opened first")?;
+        Ok(Books {
+            reports: Some(ledger),
+            prices: settings.prices.clone().map(Arc::new),
+        })
+    }
+
+    fn limiter(&self, settings: &UpSettings, books: &Books) -> InProcessLimiter {
         let clock = Arc::clone(&self.clock);
-        if settings.access.requires_keys {
-            return InProcessLimiter::per_minute(REQUESTS_OF_A_KEY, clock);
-        }
-        InProcessLimiter::unlimited(clock)
+        let past = books
+            .reports
+            .clone()
+            .map(|reports| PastUse::new(reports, books.prices.clone()));
+        let limiter = if settings.access.requires_keys {
+            InProcessLimiter::per_minute(REQUESTS_OF_A_KEY, clock)
+        } else {
+            InProcessLimiter::unlimited(clock)
+        };
+        limiter.with_past(past.map(Arc::new))
     }
 
     fn spool(&self) -> anyhow::Result<Spool> {
@@ -312,6 +327,7 @@ impl Up {
             open_metrics: settings.access.open_metrics,
             ..FrontendConfig::default()
         };
+        let books = self.books(settings)?;
         let parts = FrontendParts {
             bus: Arc::clone(&self.bus),
             // It lies in this process.
@@ -319,7 +335,8 @@ impl Up {
             spool: self.spool()?,
             models: ServedModels::new(vec![served])?,
             authenticator: self.authenticator(settings)?,
-            limiter: Arc::new(self.limiter(settings)),
+            limiter: Arc::new(self.limiter(settings, &books)),
+            books,
             clock: Arc::clone(&self.clock),
             entropy: Arc::new(SystemEntropy::default()),
             tasks: self.front.clone(),

@@ -60,6 +60,8 @@ fn matches(query: &UsageQuery, event: &UsageEvent) -> bool {
         && query.model.as_ref().is_none_or(|model| *model == event.model)
         && query.from_ms.is_none_or(|from| event.finished_ms >= from)
         && query.until_ms.is_none_or(|until| event.finished_ms < until)
+        && query.begun_from_ms.is_none_or(|from| event.created_ms >= from)
+        && query.begun_until_ms.is_none_or(|until| event.created_ms < until)
 }
 
 fn away() -> LedgerError {

@@ -121,6 +121,22 @@ pub async fn queries_narrow(ledger: &dyn Ledger) {
         ),
         (
             UsageQuery {
+                begun_from_ms: Some(1_000),
+                begun_until_ms: Some(1_001),
+                limit: Some(1),
+                ..UsageQuery::default()
+            },
+            vec![9],
+        ),
+        (
+            UsageQuery {
+                begun_from_ms: Some(1_001),
+                ..UsageQuery::default()
+            },
+            vec![],
+        ),
+        (
+            UsageQuery {
                 limit: Some(2),
                 ..UsageQuery::default()
             },

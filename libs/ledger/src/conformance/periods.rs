@@ -64,7 +64,15 @@ pub async fn periods_are_sums_also_of_what_came_late<L: Ledger + UsageReports>(l
         until_ms: Some(7000),
         ..UsageQuery::default()
     };
-    assert_eq!(told(narrow).await, [row(1000, "b", 1, 3), row(2000, "b", 1, 5)]);
+    assert_eq!(
+        told(narrow.clone()).await,
+        [row(1000, "b", 1, 3), row(2000, "b", 1, 5)]
+    );
+    let first = UsageQuery {
+        limit: Some(1),
+        ..narrow
+    };
+    assert_eq!(told(first).await, [row(1000, "b", 1, 3)]);
 }
 
 /// Whatever the stretch, what its sums cost is what its rows cost, to the last part of a nano.

@@ -11,13 +11,15 @@ pub enum Scope {
     Inference,
     /// To read the metrics of the server, which tell of all tenants.
     Metrics,
+    /// To read what its tenant has used, with whatever key.
+    Usage,
     /// To change keys and limits.
     Admin,
 }
 
 impl Scope {
     /// Every scope.
-    pub const ALL: [Self; 3] = [Self::Inference, Self::Metrics, Self::Admin];
+    pub const ALL: [Self; 4] = [Self::Inference, Self::Metrics, Self::Usage, Self::Admin];
 
     /// Its name.
     #[must_use]
@@ -25,6 +27,7 @@ impl Scope {
         match self {
             Self::Inference => "inference",
             Self::Metrics => "metrics",
+            Self::Usage => "usage",
             Self::Admin => "admin",
         }
     }
@@ -32,7 +35,7 @@ impl Scope {
 
 /// A word that is no scope.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no scope; use inference, metrics or admin")]
+#[error("`{0}` is no scope; use inference, metrics, usage or admin")]
 pub struct UnknownScope(pub String);
 
 /// Everything a key is for.

@@ -142,3 +142,20 @@ pub(super) fn state() -> Value {
 pub(super) fn version() -> Value {
     object(&json!({"version": text()}))
 }
+
+pub(super) fn used() -> Value {
+    let nanos = json!({"type": ["integer", "null"], "minimum": 0});
+    let counts = json!({
+        "requests": count(), "prompt_tokens": count(), "cached_tokens": count(), "completion_tokens": count(),
+        "nanos": nanos,
+    });
+    let mut line = counts.clone();
+    line["start"] = count();
+    line["model"] = text();
+    line["class"] = json!({"enum": ["standard", "batch", "cached"]});
+    object(&json!({
+        "object": {"const": "usage"}, "start": count(), "end": count(), "bucket": {"enum": ["hour", "day"]},
+        "scope": {"enum": ["key", "tenant"]}, "currency": text_or_null(),
+        "data": {"type": "array", "items": object(&line)}, "total": object(&counts),
+    }))
+}

@@ -90,9 +90,14 @@ pub fn openapi(version: &str) -> Value {
     for post in POSTS {
         paths.insert(post.path.to_owned(), json!({"post": posted(post)}));
     }
-    let gets: [(&str, &str, Value); 6] = [
+    let gets: [(&str, &str, Value); 7] = [
         ("/v1/models", "Lists the models.", answers::model_list()),
         ("/v1/models/{id}", "Shows one model.", answers::model()),
+        (
+            "/v1/usage",
+            "Tells what the key, or its tenant, has used.",
+            answers::used(),
+        ),
         ("/health", "Whether the process works.", answers::state()),
         ("/live", "Whether the process runs.", answers::state()),
         ("/ready", "Whether requests can be answered.", answers::state()),
@@ -103,6 +108,9 @@ pub fn openapi(version: &str) -> Value {
         if path.contains("{id}") {
             told["parameters"] = json!([{"name": "id", "in": "path", "required": true,
                 "schema": {"type": "string", "minLength": 1}}]);
+        }
+        if path == "/v1/usage" {
+            told["parameters"] = parameters::usage();
         }
         paths.insert(path.to_owned(), json!({"get": told}));
     }

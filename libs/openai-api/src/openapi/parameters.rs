@@ -7,6 +7,28 @@ use crate::chat::REASONING_EFFORTS;
 use crate::names::Endpoint;
 use crate::{LIMITS, NumberRange, WholeRange};
 
+/// What is asked of `/v1/usage`, in its query.
+pub(super) fn usage() -> Value {
+    // Until the year 10000.
+    let seconds = json!({"type": "integer", "minimum": 0, "maximum": 253_402_300_800_u64});
+    let in_query = |name: &str, about: &str, schema: &Value| json!({"name": name, "in": "query", "required": false, "description": about, "schema": schema});
+    json!([
+        in_query("start", "Ended at or after this, seconds since 1970.", &seconds),
+        in_query("end", "Ended before this, seconds since 1970.", &seconds),
+        in_query(
+            "bucket",
+            "How long each line is.",
+            &json!({"enum": ["hour", "day"], "default": "hour"})
+        ),
+        in_query("model", "Only of this model.", &json!({"type": "string"})),
+        in_query(
+            "scope",
+            "Whose; a tenant's needs a key for usage.",
+            &json!({"enum": ["key", "tenant"], "default": "key"})
+        ),
+    ])
+}
+
 /// The schema of a parameter that works at this endpoint. None: nobody has described it.
 pub(super) fn schema(endpoint: Endpoint, name: &str) -> Option<Value> {
     let own = match endpoint {

@@ -21,7 +21,9 @@ use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::HeaderValue;
 use axum::response::Response;
+use vlinders_ledger::Tokens;
 use vlinders_openai_api::ApiError;
+use vlinders_types::ModelName;
 
 pub(crate) use chat::chat_prompt;
 pub(crate) use failure::outcome;
@@ -34,7 +36,7 @@ use crate::app::App;
 use crate::http::{RequestContext, error_response, rate_headers, read_json};
 use crate::limiter::Reservation;
 use crate::probes::{self, Probe};
-use crate::{Admission, Caller, Cost, Exhausted};
+use crate::{Admission, Books, BudgetUnit, Caller, Cost, Exhausted};
 
 /// Which endpoint a request came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,10 +88,20 @@ enum Understood {
 
 impl Understood {
     /// Tokens it may use.
-    fn most_tokens(&self) -> u64 {
+    fn most_tokens(&self) -> Tokens {
         match self {
             Self::Answer(prepared) => prepared.most_tokens(),
-            Self::Probe(asked) => asked.tokens(),
+            Self::Probe(asked) => Tokens {
+                prompt: asked.tokens(),
+                ..Tokens::default()
+            },
+        }
+    }
+
+    fn model(&self) -> &ModelName {
+        match self {
+            Self::Answer(prepared) => &prepared.model.name,
+            Self::Probe(asked) => &asked.model().name,
         }
     }
 }
@@ -120,17 +132,26 @@ pub(crate) async fn serve(
     request: Request,
 ) -> Response {
     let understood = understand(&app, &context, (&caller, door), request).await;
-    let tokens = understood.as_ref().map_or(0, Understood::most_tokens);
+    let priced = understood.and_then(|understood| {
+        let rates = app.books.rates(&caller, understood.model(), context.class)?;
+        Ok((understood, rates))
+    });
+    let (most, rates) = match &priced {
+        Ok((understood, rates)) => (understood.most_tokens(), *rates),
+        Err(_) => (Tokens::default(), None),
+    };
     let cost = Cost {
         request: context.request_id,
         started_ms: app.clock.now_ms(),
-        tokens,
+        tokens: most.prompt + most.completion,
+        nanos: rates.map_or(0, |rates| rates.most(most.prompt, most.completion).nanos()),
     };
     // Counted also when it could not be understood.
     let (limit, mut response) = match app.limiter.admit(&caller, &cost).await {
         Admission::Admitted(limit) => {
-            let reservation = Reservation::new(app.settling.clone(), caller.clone(), cost);
+            let reservation = Reservation::new(app.settling.clone(), caller.clone(), cost, rates);
             context.record.reserved(reservation);
+            let understood = priced.map(|(understood, _)| understood);
             let answered = match understood {
                 Ok(Understood::Answer(prepared)) => answer(&app, context, caller, *prepared).await,
                 Ok(Understood::Probe(asked)) => probes::answer(&app, context, caller, *asked).await,
@@ -143,7 +164,10 @@ pub(crate) async fn serve(
             limit,
             why,
             retry_after,
-        } => (Some(limit), refused(why, tokens, whole_seconds(retry_after))),
+        } => (
+            Some(limit),
+            refused(&app.books, (why, cost), whole_seconds(retry_after)),
+        ),
         Admission::Unavailable { retry_after } => {
             let text = "the limits cannot be checked now; try again soon";
             let error = ApiError::new(503, "limiter_unavailable", text);
@@ -160,7 +184,8 @@ pub(crate) async fn serve(
 }
 
 /// A limit of the key is reached.
-fn refused(why: Exhausted, tokens: u64, seconds: u32) -> Response {
+fn refused(books: &Books, (why, cost): (Exhausted, Cost), seconds: u32) -> Response {
+    let tokens = cost.tokens;
     let (code, text) = match why {
         Exhausted::Requests => (
             "rate_limit_exceeded",
@@ -177,13 +202,17 @@ fn refused(why: Exhausted, tokens: u64, seconds: u32) -> Response {
             "rate_limit_exceeded",
             format!("{most} requests of this key may run at one time; try again when one has ended"),
         ),
-        Exhausted::Budget { left } => (
-            "insufficient_quota",
-            format!(
-                "this request may use {tokens} tokens and {left} are left of this key's budget; lower max_tokens, or \
-                 wait {seconds} s for the next one"
-            ),
-        ),
+        Exhausted::Budget { unit, left } => {
+            let (most, left) = match unit {
+                BudgetUnit::Tokens => (format!("use {tokens} tokens"), left.to_string()),
+                BudgetUnit::Nanos => (format!("cost {}", books.shown(cost.nanos)), books.shown(left)),
+            };
+            let text = format!(
+                "this request may {most} and {left} are left of this key's budget; lower max_tokens, or wait \
+                 {seconds} s for the next one"
+            );
+            ("insufficient_quota", text)
+        }
     };
     let mut response = error_response(&ApiError::new(429, code, text).with_retry_after(seconds));
     if matches!(why, Exhausted::Budget { .. }) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use vlinders_ledger::Tokens;
 use vlinders_openai_api::{
     ApiError, Choices, CompletionRequest, LIMITS, Options, Prompt, Truncation, UnknownFields, Wanted,
     parse_chat, parse_completion,
@@ -54,10 +55,14 @@ pub(crate) struct PreparedPrompt {
 
 impl Prepared {
     /// The most tokens it may use, of its prompts and all answers to them.
-    pub(crate) fn most_tokens(&self) -> u64 {
+    pub(crate) fn most_tokens(&self) -> Tokens {
         let answers = u64::from(self.choices.computed);
-        let most = |prompt: &PreparedPrompt| prompt.ids.len() as u64 + answers * u64::from(prompt.max_tokens);
-        self.prompts.iter().map(most).sum()
+        let most = |prompt: &PreparedPrompt| answers * u64::from(prompt.max_tokens);
+        Tokens {
+            prompt: self.prompt_tokens() as u64,
+            cached: 0,
+            completion: self.prompts.iter().map(most).sum(),
+        }
     }
 
     /// Tokens of all prompts.

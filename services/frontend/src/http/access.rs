@@ -48,7 +48,9 @@ fn access_to(route: Option<&str>, open_metrics: bool) -> Access {
         Some("/health" | "/live" | "/ready") => Access::Everybody,
         Some("/metrics" | "/version") if open_metrics => Access::Everybody,
         Some("/metrics") => Access::KeyFor(Scope::Metrics),
-        None | Some("/version" | "/openapi.json" | "/v1/models" | "/v1/models/{*id}") => Access::AnyKey,
+        None | Some("/version" | "/openapi.json" | "/v1/models" | "/v1/models/{*id}" | "/v1/usage") => {
+            Access::AnyKey
+        }
         Some(_) => Access::KeyFor(Scope::Inference),
     }
 }

@@ -122,13 +122,17 @@ impl RequestRecord {
     pub(crate) fn settle(&self) -> Option<(TenantId, u64)> {
         let mut known = self.lock();
         let used = if known.is_enqueued {
-            u64::from(known.counts.prompt) + u64::from(known.completion_tokens())
+            TokenCounts {
+                completion: known.completion_tokens(),
+                ..known.counts
+            }
         } else {
-            0
+            TokenCounts::default()
         };
         let mut reservation = known.reservation.take()?;
         reservation.used(used);
-        Some((reservation.tenant().clone(), used))
+        let tokens = u64::from(used.prompt) + u64::from(used.completion);
+        Some((reservation.tenant().clone(), tokens))
     }
 
     /// Writes the line.

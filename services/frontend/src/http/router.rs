@@ -11,7 +11,7 @@ use vlinders_openai_api::ApiError;
 
 use super::{access, envelope, error_response, health, models};
 use crate::app::App;
-use crate::{dialects, generate, probes, tokens};
+use crate::{dialects, generate, probes, tokens, usage};
 
 /// One path and what answers there.
 pub(crate) struct Route {
@@ -45,6 +45,7 @@ pub(crate) fn routes() -> Vec<Route> {
         get("/v1/models", on_get(models::list)),
         // A wildcard: names of models contain slashes.
         get("/v1/models/{*id}", on_get(models::one)),
+        get("/v1/usage", on_get(usage::usage)),
         get("/health", on_get(health::health)),
         get("/live", on_get(health::live)),
         get("/ready", on_get(health::ready)),

@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use vlinders_types::RequestId;
 
-use super::terms::Terms;
+use super::Used;
+use super::terms::{BudgetTerm, Terms};
 
 /// What an account says of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +52,18 @@ pub(super) struct Account {
 }
 
 impl Account {
+    /// Whether it is known what was used of this budget.
+    pub(super) fn knows(&self, budget: &BudgetTerm) -> bool {
+        self.used.contains_key(&budget.period)
+    }
+
+    /// So much was used of this budget before. Does nothing where that is known.
+    pub(super) fn remember(&mut self, budget: &BudgetTerm, used: u64) {
+        self.used
+            .entry(budget.period.clone())
+            .or_insert((used, budget.ends_s));
+    }
+
     pub(super) fn admit(&mut self, terms: &Terms, request: RequestId, now_us: i64) -> Standing {
         let missing = |full_us: i64, whole_us: i64| (full_us - now_us).clamp(0, 2 * whole_us);
         let mut requests = terms
@@ -78,7 +91,8 @@ impl Account {
             Verdict::Streams
         } else {
             let mut budgets = terms.budgets.iter().zip(&used);
-            let spent = budgets.position(|(budget, used)| used + terms.reserved > budget.limit);
+            let spent =
+                budgets.position(|(budget, used)| used.saturating_add(budget.reserved) > budget.limit);
             spent.map_or(Verdict::Admitted, Verdict::Budget)
         };
         if verdict == Verdict::Admitted {
@@ -94,7 +108,7 @@ impl Account {
                 self.running.insert(request);
             }
             for (budget, used) in terms.budgets.iter().zip(&mut used) {
-                *used += terms.reserved;
+                *used += budget.reserved;
                 self.used.insert(budget.period.clone(), (*used, budget.ends_s));
             }
         }
@@ -107,7 +121,7 @@ impl Account {
     }
 
     /// False when this request is not one of those that were let in, or was settled before.
-    pub(super) fn settle(&mut self, terms: &Terms, request: RequestId, used: u64, now_us: i64) -> bool {
+    pub(super) fn settle(&mut self, terms: &Terms, request: RequestId, used: Used, now_us: i64) -> bool {
         if !self.running.remove(&request) {
             return false;
         }
@@ -117,7 +131,7 @@ impl Account {
         }
         for budget in &terms.budgets {
             if let Some((spent, _)) = self.used.get_mut(&budget.period) {
-                *spent = spent.saturating_add_signed(terms.owed_tokens(used));
+                *spent = spent.saturating_add_signed(budget.owed(used));
             }
         }
         true

@@ -8,8 +8,9 @@ use vlinders_service_kit::Clock;
 use vlinders_types::KeyId;
 
 use super::account::{Account, Standing};
-use super::terms::Terms;
-use super::{Admission, Cost, Limiter, admission};
+use super::past;
+use super::terms::{BudgetTerm, Terms};
+use super::{Admission, Cost, Limiter, PastUse, Used, admission};
 use crate::Caller;
 
 /// Keys remembered at most; only keys that sent something lately need to be.
@@ -20,6 +21,7 @@ pub struct InProcessLimiter {
     /// Requests of a key without a limit of its own.
     per_minute: Option<u32>,
     clock: Arc<dyn Clock>,
+    past: Option<Arc<PastUse>>,
     accounts: Mutex<HashMap<KeyId, Account>>,
 }
 
@@ -30,6 +32,7 @@ impl InProcessLimiter {
         Self {
             per_minute: None,
             clock,
+            past: None,
             accounts: Mutex::default(),
         }
     }
@@ -41,6 +44,43 @@ impl InProcessLimiter {
             per_minute: Some(requests),
             ..Self::unlimited(clock)
         }
+    }
+
+    /// Asks for what was used of budgets before this process began to count.
+    #[must_use]
+    pub fn with_past(mut self, past: Option<Arc<PastUse>>) -> Self {
+        self.past = past;
+        self
+    }
+
+    /// Finds out what was used of the key's budgets. False when nobody can tell now.
+    async fn recall(&self, caller: &Caller, cost: &Cost) -> bool {
+        let Some(past) = &self.past else { return true };
+        let terms = Terms::of(&caller.limits, self.per_minute, cost);
+        let is_known = |budgets: &[BudgetTerm]| {
+            let accounts = self.lock();
+            let account = accounts.get(&caller.key);
+            budgets
+                .iter()
+                .all(|budget| account.is_some_and(|account| account.knows(budget)))
+        };
+        if is_known(&terms.budgets) {
+            return true;
+        }
+        let _turn = past.turn(&caller.key).await;
+        // Somebody may have asked while this one waited.
+        if is_known(&terms.budgets) {
+            return true;
+        }
+        let Some(used) = past.of(caller, &terms.budgets).await else {
+            return false;
+        };
+        let mut accounts = self.lock();
+        let account = accounts.entry(caller.key.clone()).or_default();
+        for (budget, used) in terms.budgets.iter().zip(used) {
+            account.remember(budget, used);
+        }
+        true
     }
 
     fn take(&self, caller: &Caller, cost: &Cost) -> Admission {
@@ -62,7 +102,7 @@ impl InProcessLimiter {
     }
 
     /// False when the request was not let in here.
-    pub(super) fn settle_here(&self, caller: &Caller, cost: &Cost, used: u64) -> bool {
+    pub(super) fn settle_here(&self, caller: &Caller, cost: &Cost, used: Used) -> bool {
         let now_ms = self.clock.now_ms();
         let terms = Terms::of(&caller.limits, self.per_minute, cost);
         let mut accounts = self.lock();
@@ -83,10 +123,15 @@ fn microseconds(now_ms: u64) -> i64 {
 #[async_trait]
 impl Limiter for InProcessLimiter {
     async fn admit(&self, caller: &Caller, cost: &Cost) -> Admission {
+        if !self.recall(caller, cost).await {
+            return Admission::Unavailable {
+                retry_after: past::RETRY,
+            };
+        }
         self.take(caller, cost)
     }
 
-    async fn settle(&self, caller: &Caller, cost: &Cost, used: u64) -> bool {
+    async fn settle(&self, caller: &Caller, cost: &Cost, used: Used) -> bool {
         self.settle_here(caller, cost, used);
         true
     }
@@ -102,7 +147,7 @@ mod tests {
     use vlinders_types::{RequestId, TenantId};
 
     use super::*;
-    use crate::{Exhausted, RateLimit};
+    use crate::{BudgetUnit, Exhausted, RateLimit};
 
     const MINUTE_MS: u64 = 60_000;
 
@@ -123,6 +168,14 @@ mod tests {
             request: RequestId(number),
             started_ms: 0,
             tokens,
+            nanos: 2 * tokens,
+        }
+    }
+
+    fn using(tokens: u64) -> Used {
+        Used {
+            tokens,
+            nanos: 2 * tokens,
         }
     }
 
@@ -192,13 +245,19 @@ mod tests {
         fn budgets_and_running_requests_are_what_a_notebook_says(
             budget in 0_u64..500,
             most in 0_u32..5,
+            is_money in any::<bool>(),
             steps in prop::collection::vec((0_u64..40_000_000, 0_u64..120, 0_u64..120, any::<bool>()), 1..120),
         ) {
+            // Everything costs twice as many nanos as it has tokens.
+            let (unit, each) = if is_money { (BudgetUnit::Nanos, 2) } else { (BudgetUnit::Tokens, 1) };
             let clock = Arc::new(SetClock::default());
             let limiter = InProcessLimiter::unlimited(clock.clone());
             let limits = KeyLimits {
                 concurrent_streams: Some(most),
-                daily: Budget { tokens: Some(budget), nanos: None },
+                daily: Budget {
+                    tokens: (!is_money).then_some(budget),
+                    nanos: is_money.then_some(2 * budget),
+                },
                 ..KeyLimits::default()
             };
             let caller = Caller { limits, ..caller("k") };
@@ -209,14 +268,14 @@ mod tests {
                 if day != notebook.day {
                     // What still runs was kept in a day that is over.
                     for cost in notebook.running.drain(..) {
-                        limiter.settle_here(&caller, &cost, cost.tokens / 2);
+                        limiter.settle_here(&caller, &cost, using(cost.tokens / 2));
                     }
                     notebook = Notebook { day, ..Notebook::default() };
                 }
                 if ends && let Some(cost) = notebook.running.pop() {
                     let used = used.min(cost.tokens);
-                    prop_assert!(limiter.settle_here(&caller, &cost, used));
-                    prop_assert!(!limiter.settle_here(&caller, &cost, used), "once");
+                    prop_assert!(limiter.settle_here(&caller, &cost, using(used)));
+                    prop_assert!(!limiter.settle_here(&caller, &cost, using(used)), "once");
                     notebook.spent = notebook.spent - cost.tokens + used;
                 }
                 let cost = Cost {
@@ -226,7 +285,7 @@ mod tests {
                 let expected = if notebook.running.len() >= most as usize {
                     Some(Exhausted::Streams { most })
                 } else if notebook.spent + tokens > budget {
-                    Some(Exhausted::Budget { left: budget - notebook.spent })
+                    Some(Exhausted::Budget { unit, left: each * (budget - notebook.spent) })
                 } else {
                     None
                 };

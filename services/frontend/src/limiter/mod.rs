@@ -1,10 +1,11 @@
-//! How much a key may use: requests and tokens in a minute, requests at one time, tokens in a day and a month.
+//! How much a key may use: requests and tokens in a minute, requests at one time, tokens and money in a day and a month.
 //!
 //! The most that a request may use is kept for it when it comes in, and settled with what it has used when it is over. So
 //! no number of requests at one time can use more than their key may.
 
 mod account;
 mod in_process;
+mod past;
 mod redis;
 mod settling;
 mod terms;
@@ -16,6 +17,7 @@ use vlinders_types::RequestId;
 
 use self::account::{Standing, Verdict};
 pub use self::in_process::InProcessLimiter;
+pub use self::past::PastUse;
 pub use self::redis::{DuringOutage, RedisAddress, RedisFault, RedisLimiter, RedisLimits};
 pub(crate) use self::settling::{Reservation, Settling};
 use self::terms::{Rate, Terms};
@@ -63,6 +65,35 @@ pub struct Cost {
     pub started_ms: u64,
     /// The most tokens it may use, of its prompts and all its answers.
     pub tokens: u64,
+    /// The most it may cost, in nanos; 0 where nobody counts money.
+    pub nanos: u64,
+}
+
+/// What a request has used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    /// Tokens of its prompts and answers.
+    pub tokens: u64,
+    /// What they cost, in nanos.
+    pub nanos: u64,
+}
+
+impl Used {
+    fn of(self, unit: BudgetUnit) -> u64 {
+        match unit {
+            BudgetUnit::Tokens => self.tokens,
+            BudgetUnit::Nanos => self.nanos,
+        }
+    }
+}
+
+/// What a budget counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BudgetUnit {
+    /// Tokens of prompts and answers.
+    Tokens,
+    /// Money, in billionths of the price table's currency.
+    Nanos,
 }
 
 /// Which limit is reached.
@@ -77,9 +108,11 @@ pub enum Exhausted {
         /// How many may.
         most: u32,
     },
-    /// Tokens of a day or a month.
+    /// A budget of a day or a month.
     Budget {
-        /// How many are left.
+        /// What it counts.
+        unit: BudgetUnit,
+        /// How many of them are left.
         left: u64,
     },
 }
@@ -111,8 +144,8 @@ pub trait Limiter: Send + Sync + 'static {
     /// Counts this request and keeps for it what it may use, or refuses it.
     async fn admit(&self, caller: &Caller, cost: &Cost) -> Admission;
 
-    /// Settles a request that was let in: it has used so many tokens and runs no more. False when that could not be noted.
-    async fn settle(&self, _caller: &Caller, _cost: &Cost, _used: u64) -> bool {
+    /// Settles a request that was let in: it has used so much and runs no more. False when that could not be noted.
+    async fn settle(&self, _caller: &Caller, _cost: &Cost, _used: Used) -> bool {
         true
     }
 }
@@ -149,7 +182,8 @@ fn admission(terms: &Terms, standing: &Standing, now_us: i64) -> Admission {
             let budget = &terms.budgets[index];
             let left = budget.limit.saturating_sub(standing.used[index]);
             let ends_us = i64::try_from(budget.ends_s).unwrap_or(i64::MAX / 1_000_000) * 1_000_000;
-            (Exhausted::Budget { left }, microseconds(ends_us - now_us))
+            let unit = budget.unit;
+            (Exhausted::Budget { unit, left }, microseconds(ends_us - now_us))
         }
     };
     Admission::Refused {

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use tokio::sync::mpsc;
+use vlinders_ledger::{Rates, Tokens};
 use vlinders_service_kit::{Counter, Metrics, Stage, Tasks};
-use vlinders_types::TenantId;
+use vlinders_types::{TenantId, TokenCounts};
 
-use super::{Cost, Limiter};
+use super::{Cost, Limiter, Used};
 use crate::Caller;
 
 /// Requests that have ended and wait to be settled.
@@ -18,7 +19,7 @@ const TOGETHER: usize = 64;
 struct Order {
     caller: Caller,
     cost: Cost,
-    used: u64,
+    used: Used,
 }
 
 /// Takes what has ended. Never waits.
@@ -63,16 +64,19 @@ pub(crate) struct Reservation {
     settling: Settling,
     caller: Caller,
     cost: Cost,
-    used: u64,
+    /// What its tokens cost, where somebody counts money.
+    rates: Option<Rates>,
+    used: Used,
 }
 
 impl Reservation {
-    pub(crate) fn new(settling: Settling, caller: Caller, cost: Cost) -> Self {
+    pub(crate) fn new(settling: Settling, caller: Caller, cost: Cost, rates: Option<Rates>) -> Self {
         Self {
             settling,
             caller,
             cost,
-            used: 0,
+            rates,
+            used: Used::default(),
         }
     }
 
@@ -82,8 +86,12 @@ impl Reservation {
     }
 
     /// The request has used so many tokens.
-    pub(crate) fn used(&mut self, tokens: u64) {
-        self.used = tokens;
+    pub(crate) fn used(&mut self, counts: TokenCounts) {
+        let tokens = Tokens::from(counts);
+        self.used = Used {
+            tokens: tokens.prompt + tokens.completion,
+            nanos: self.rates.map_or(0, |rates| rates.price(tokens).nanos()),
+        };
     }
 }
 

@@ -3,8 +3,8 @@
 use vlinders_ledger::KeyLimits;
 use vlinders_service_kit::rfc3339;
 
-use super::Cost;
 use super::account::Verdict;
+use super::{BudgetUnit, Cost, Used};
 
 const MINUTE_US: u64 = 60_000_000;
 /// Filling is up to 2 % slower than it should be below this, for the sake of whole numbers.
@@ -48,14 +48,25 @@ impl Rate {
     }
 }
 
-/// Tokens of a day or a month.
+/// Tokens or money of a day or a month.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BudgetTerm {
-    /// Such as `day:2026-11-22`.
+    /// Such as `day:2026-11-22` for tokens and `nanos-day:2026-11-22` for money.
     pub(super) period: String,
+    pub(super) unit: BudgetUnit,
     pub(super) limit: u64,
+    /// To keep of it for the request.
+    pub(super) reserved: u64,
     /// Seconds since 1970.
+    pub(super) starts_s: u64,
     pub(super) ends_s: u64,
+}
+
+impl BudgetTerm {
+    /// What to take beside what was kept, once it is known what was used; below zero it is given back.
+    pub(super) fn owed(&self, used: Used) -> i64 {
+        signed(used.of(self.unit)) - signed(self.reserved)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,33 +75,35 @@ pub(super) struct Terms {
     pub(super) tokens: Option<Rate>,
     /// How many may run.
     pub(super) streams: Option<u32>,
-    /// Tokens to keep for the request.
-    pub(super) reserved: u64,
     pub(super) budgets: Vec<BudgetTerm>,
 }
 
 impl Terms {
     /// `per_minute` is what a key gets that has no limit of requests of its own.
     pub(super) fn of(limits: &KeyLimits, per_minute: Option<u32>, cost: &Cost) -> Self {
-        let reserved = cost.tokens;
         let requests = limits.requests_per_minute.or(per_minute);
         let tokens = limits.tokens_per_minute.map(|limit| {
-            let rate = Rate::of(limit, reserved);
+            let rate = Rate::of(limit, cost.tokens);
             Rate {
                 // More than a minute holds could never come in. What it uses beyond that is owed.
                 charge_us: rate.charge_us.min(rate.whole_us),
                 ..rate
             }
         });
-        let budgets = [("day", limits.daily.tokens), ("month", limits.monthly.tokens)];
+        let (daily, monthly) = (limits.daily, limits.monthly);
+        let budgets = [
+            (Span::Day, BudgetUnit::Tokens, daily.tokens),
+            (Span::Month, BudgetUnit::Tokens, monthly.tokens),
+            (Span::Day, BudgetUnit::Nanos, daily.nanos),
+            (Span::Month, BudgetUnit::Nanos, monthly.nanos),
+        ];
         let budgets = budgets
             .into_iter()
-            .filter_map(|(name, limit)| Some(budget(name, limit?, cost.started_ms)));
+            .filter_map(|(span, unit, limit)| Some(budget((span, unit), limit?, cost)));
         Self {
             requests: requests.map(|limit| Rate::of(limit.into(), 1)),
             tokens,
             streams: limits.concurrent_streams,
-            reserved,
             budgets: budgets.collect(),
         }
     }
@@ -110,26 +123,57 @@ impl Terms {
     }
 
     /// What to charge the bucket of tokens beside what was kept, once it is known what was used.
-    pub(super) fn owed_us(&self, used: u64) -> i64 {
-        self.tokens
-            .map_or(0, |rate| Rate::of(rate.limit, used).charge_us - rate.charge_us)
-    }
-
-    /// The same for budgets, in tokens.
-    pub(super) fn owed_tokens(&self, used: u64) -> i64 {
-        signed(used) - signed(self.reserved)
+    pub(super) fn owed_us(&self, used: Used) -> i64 {
+        self.tokens.map_or(0, |rate| {
+            Rate::of(rate.limit, used.tokens).charge_us - rate.charge_us
+        })
     }
 }
 
-fn budget(name: &str, limit: u64, now_ms: u64) -> BudgetTerm {
-    // A date is ten characters, and a month the first seven of them.
-    let length = if name == "day" { 10 } else { 7 };
-    let date = |day: u64| rfc3339(day * DAY_S * 1000)[..length].to_owned();
-    let today = now_ms / 1000 / DAY_S;
-    let next = (today + 1..).find(|day| date(*day) != date(today));
+/// How long a budget is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Span {
+    Day,
+    Month,
+}
+
+impl Span {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Day => "day",
+            Self::Month => "month",
+        }
+    }
+
+    /// A date is ten characters, and a month the first seven of them.
+    fn date(self, day: u64) -> String {
+        let length = match self {
+            Self::Day => 10,
+            Self::Month => 7,
+        };
+        rfc3339(day * DAY_S * 1000)[..length].to_owned()
+    }
+}
+
+fn budget((span, unit): (Span, BudgetUnit), limit: u64, cost: &Cost) -> BudgetTerm {
+    let today = cost.started_ms / 1000 / DAY_S;
+    let name = span.date(today);
+    let next = (today + 1..).find(|day| span.date(*day) != name);
+    let first = (0..today).rev().find(|day| span.date(*day) != name);
+    let kind = match unit {
+        BudgetUnit::Tokens => "",
+        BudgetUnit::Nanos => "nanos-",
+    };
     BudgetTerm {
-        period: format!("{name}:{}", date(today)),
+        period: format!("{kind}{}:{name}", span.name()),
+        unit,
         limit,
+        reserved: Used {
+            tokens: cost.tokens,
+            nanos: cost.nanos,
+        }
+        .of(unit),
+        starts_s: first.map_or(0, |day| day + 1) * DAY_S,
         ends_s: next.unwrap_or(today + 1) * DAY_S,
     }
 }
@@ -140,27 +184,39 @@ fn signed(count: u64) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use vlinders_types::RequestId;
+
     use super::*;
 
+    /// Its name, first second and the second after its last.
+    fn period(span: Span, unit: BudgetUnit, started_ms: u64) -> (String, u64, u64) {
+        let cost = Cost {
+            request: RequestId(1),
+            started_ms,
+            tokens: 3,
+            nanos: 4,
+        };
+        let term = budget((span, unit), 1, &cost);
+        assert_eq!(term.reserved, if unit == BudgetUnit::Tokens { 3 } else { 4 });
+        (term.period, term.starts_s, term.ends_s)
+    }
+
     #[test]
-    fn a_day_and_a_month_end_where_the_calendar_has_it() {
+    fn a_day_and_a_month_begin_and_end_where_the_calendar_has_it() {
         // 2024-02-29T12:00:00Z, by `date -d`.
         let now_ms = 1_709_208_000_000;
-        let day = budget("day", 1, now_ms);
         assert_eq!(
-            (day.period.as_str(), day.ends_s),
-            ("day:2024-02-29", 1_709_251_200)
+            period(Span::Day, BudgetUnit::Tokens, now_ms),
+            ("day:2024-02-29".to_owned(), 1_709_164_800, 1_709_251_200)
         );
-        let month = budget("month", 1, now_ms);
         assert_eq!(
-            (month.period.as_str(), month.ends_s),
-            ("month:2024-02", 1_709_251_200)
+            period(Span::Month, BudgetUnit::Nanos, now_ms),
+            ("nanos-month:2024-02".to_owned(), 1_706_745_600, 1_709_251_200)
         );
         // 2026-12-01T00:00:00Z.
-        let month = budget("month", 1, 1_796_083_200_000);
         assert_eq!(
-            (month.period.as_str(), month.ends_s),
-            ("month:2026-12", 1_798_761_600)
+            period(Span::Month, BudgetUnit::Tokens, 1_796_083_200_000),
+            ("month:2026-12".to_owned(), 1_796_083_200, 1_798_761_600)
         );
     }
 

@@ -63,6 +63,14 @@ impl Asked {
             Self::Decision(asked) => asked.tokens() as u64,
         }
     }
+
+    /// Whom it is asked of.
+    pub(crate) fn model(&self) -> &ServedModel {
+        match self {
+            Self::Embeddings(asked) => asked.model().1,
+            Self::Decision(asked) => asked.model().1,
+        }
+    }
 }
 
 /// Reads and prepares a question, as far as its caller may ask it.

@@ -12,6 +12,7 @@ mod leaving;
 mod logs;
 mod messages;
 mod model;
+mod money;
 mod refusals;
 mod responses;
 mod scoring;

@@ -13,8 +13,8 @@ use vlinders_bus::{
     StreamName, StreamRules, Subject, Subscription,
 };
 use vlinders_frontend::{
-    Anonymous, Authenticator, Entropy, FrontendConfig, FrontendHandle, FrontendParts, InProcessLimiter,
-    Limiter, ServedModels, start,
+    Anonymous, Authenticator, Books, Entropy, FrontendConfig, FrontendHandle, FrontendParts,
+    InProcessLimiter, Limiter, ServedModels, start,
 };
 use vlinders_service_kit::{Clock, Metrics, Stage, Tasks, Traces};
 use vlinders_types::{
@@ -53,6 +53,7 @@ pub(crate) struct Setting {
     pub(crate) queue_messages: u64,
     pub(crate) limiter: Arc<dyn Limiter>,
     pub(crate) authenticator: Arc<dyn Authenticator>,
+    pub(crate) books: Books,
 }
 
 impl Default for Setting {
@@ -65,6 +66,7 @@ impl Default for Setting {
             queue_messages: 100,
             limiter: Arc::new(InProcessLimiter::unlimited(Arc::new(StoppedClock))),
             authenticator: Arc::new(Anonymous),
+            books: Books::default(),
         }
     }
 }
@@ -120,6 +122,7 @@ impl World {
             models: ServedModels::new(vec![served_model()]).expect("names differ"),
             authenticator: setting.authenticator,
             limiter: setting.limiter,
+            books: setting.books,
             clock,
             entropy: Arc::new(Counting::default()),
             tasks: tasks.clone(),

@@ -6,6 +6,7 @@
 )]
 
 mod outages;
+mod recalled;
 mod sealed;
 mod server;
 mod settled;
@@ -46,6 +47,7 @@ fn cost() -> Cost {
         request: RequestId::from_parts(0, ASKED.fetch_add(1, Ordering::Relaxed).into()),
         started_ms: SystemClock.now_ms(),
         tokens: 0,
+        nanos: 0,
     }
 }
 

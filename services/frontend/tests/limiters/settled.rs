@@ -6,7 +6,9 @@ use std::time::Duration;
 use futures::future::join_all;
 use redis::cmd;
 use tokio::time::{sleep, timeout};
-use vlinders_frontend::{Admission, Caller, Cost, Exhausted, InProcessLimiter, Limiter, RedisLimits};
+use vlinders_frontend::{
+    Admission, BudgetUnit, Caller, Cost, Exhausted, InProcessLimiter, Limiter, RedisLimits, Used,
+};
 use vlinders_ledger::{Budget, KeyLimits};
 use vlinders_service_kit::{Clock, Metrics, SystemClock, Tasks};
 
@@ -27,8 +29,20 @@ fn tokens(count: Option<u64>) -> Budget {
     }
 }
 
+/// Every token costs three nanos.
 fn of(tokens: u64) -> Cost {
-    Cost { tokens, ..cost() }
+    Cost {
+        tokens,
+        nanos: 3 * tokens,
+        ..cost()
+    }
+}
+
+fn used(tokens: u64) -> Used {
+    Used {
+        tokens,
+        nanos: 3 * tokens,
+    }
 }
 
 fn refused(admission: Admission) -> Option<(Exhausted, Duration)> {
@@ -38,11 +52,18 @@ fn refused(admission: Admission) -> Option<(Exhausted, Duration)> {
     }
 }
 
-/// What every limiter does with a budget of a hundred tokens.
-async fn budgets_conform(limiter: &dyn Limiter) {
+/// What every limiter does with a budget of a hundred tokens, or of what they cost.
+async fn budgets_conform(limiter: &dyn Limiter, unit: BudgetUnit) {
+    let (each, budget): (u64, fn(u64) -> Budget) = match unit {
+        BudgetUnit::Tokens => (1, |count| tokens(Some(count))),
+        BudgetUnit::Nanos => (3, |count| Budget {
+            tokens: None,
+            nanos: Some(3 * count),
+        }),
+    };
     let caller = with(KeyLimits {
-        daily: tokens(Some(100)),
-        monthly: tokens(Some(1000)),
+        daily: budget(100),
+        monthly: budget(1000),
         ..KeyLimits::default()
     });
     let (first, second) = (of(60), of(40));
@@ -50,18 +71,24 @@ async fn budgets_conform(limiter: &dyn Limiter) {
         assert_eq!(refused(limiter.admit(&caller, cost).await), None);
     }
     let (why, retry_after) = refused(limiter.admit(&caller, &of(1)).await).expect("it is spent");
-    assert_eq!(why, Exhausted::Budget { left: 0 });
+    assert_eq!(why, Exhausted::Budget { unit, left: 0 });
     assert!(retry_after <= Duration::from_secs(24 * 3600));
     // The first used less than was kept for it; telling it twice changes nothing.
-    assert!(limiter.settle(&caller, &first, 10).await);
-    limiter.settle(&caller, &first, 0).await;
+    assert!(limiter.settle(&caller, &first, used(10)).await);
+    limiter.settle(&caller, &first, used(0)).await;
     let (why, _) = refused(limiter.admit(&caller, &of(51)).await).expect("fifty are left");
-    assert_eq!(why, Exhausted::Budget { left: 50 });
+    assert_eq!(
+        why,
+        Exhausted::Budget {
+            unit,
+            left: 50 * each
+        }
+    );
     assert_eq!(refused(limiter.admit(&caller, &of(50)).await), None);
     // And this one more.
-    assert!(limiter.settle(&caller, &second, 45).await);
+    assert!(limiter.settle(&caller, &second, used(45)).await);
     let (why, _) = refused(limiter.admit(&caller, &of(1)).await).expect("it is spent");
-    assert_eq!(why, Exhausted::Budget { left: 0 });
+    assert_eq!(why, Exhausted::Budget { unit, left: 0 });
 }
 
 /// What every limiter does with two requests at one time.
@@ -76,7 +103,7 @@ async fn streams_conform(limiter: &dyn Limiter) {
     }
     let (why, _) = refused(limiter.admit(&caller, &of(5)).await).expect("two run");
     assert_eq!(why, Exhausted::Streams { most: 2 });
-    assert!(limiter.settle(&caller, &running[0], 5).await);
+    assert!(limiter.settle(&caller, &running[0], used(5)).await);
     assert_eq!(refused(limiter.admit(&caller, &of(5)).await), None);
     assert!(refused(limiter.admit(&caller, &of(5)).await).is_some());
 }
@@ -97,7 +124,7 @@ async fn tokens_conform(limiter: &dyn Limiter) {
     let (why, retry_after) = refused(limiter.admit(&caller, &of(60)).await).expect("ten are left");
     assert_eq!(why, Exhausted::Tokens);
     assert!(retry_after <= Duration::from_secs(30), "{retry_after:?}");
-    assert!(limiter.settle(&caller, &large, 20).await);
+    assert!(limiter.settle(&caller, &large, used(20)).await);
     assert_eq!(refused(limiter.admit(&caller, &of(60)).await), None);
     // More than a minute holds comes in when the minute is whole, and its debt is paid before the next.
     let other = Caller {
@@ -106,7 +133,7 @@ async fn tokens_conform(limiter: &dyn Limiter) {
     };
     let huge = of(5000);
     assert_eq!(refused(limiter.admit(&other, &huge).await), None);
-    assert!(limiter.settle(&other, &huge, 180).await);
+    assert!(limiter.settle(&other, &huge, used(180)).await);
     let (why, retry_after) = refused(limiter.admit(&other, &of(1)).await).expect("in debt");
     assert_eq!(why, Exhausted::Tokens);
     assert!(retry_after > Duration::from_secs(20), "{retry_after:?}");
@@ -115,9 +142,21 @@ async fn tokens_conform(limiter: &dyn Limiter) {
 #[tokio::test]
 async fn what_is_kept_is_settled_in_the_process() {
     let new = || InProcessLimiter::unlimited(Arc::new(SystemClock));
-    budgets_conform(&new()).await;
+    budgets_conform(&new(), BudgetUnit::Tokens).await;
+    budgets_conform(&new(), BudgetUnit::Nanos).await;
     streams_conform(&new()).await;
     tokens_conform(&new()).await;
+}
+
+/// Whatever was written lies in the slot of its key, and expires.
+async fn everything_goes_by_itself(server: &RedisServer) {
+    let keys: Vec<String> = server.ask(cmd("KEYS").arg("*")).await.unwrap();
+    assert!(!keys.is_empty());
+    for key in keys {
+        assert!(key.contains("{a}") || key.contains("{b}"), "{key}");
+        let expires_ms: i64 = server.ask(cmd("PTTL").arg(&key)).await.unwrap();
+        assert!(expires_ms > 0, "{key} stays");
+    }
 }
 
 #[tokio::test]
@@ -126,18 +165,15 @@ async fn what_is_kept_is_settled_in_redis() {
     let metrics = Metrics::default();
     let limiter = redis_limiter(&server, limits(1000), &metrics);
     let mut flush = cmd("FLUSHALL");
-    budgets_conform(&limiter).await;
-    let _ok: String = server.ask(&mut flush).await.unwrap();
+    for unit in [BudgetUnit::Tokens, BudgetUnit::Nanos] {
+        budgets_conform(&limiter, unit).await;
+        everything_goes_by_itself(&server).await;
+        let _ok: String = server.ask(&mut flush).await.unwrap();
+    }
     streams_conform(&limiter).await;
     let _ok: String = server.ask(&mut flush).await.unwrap();
     tokens_conform(&limiter).await;
-    // Whatever was written lies in the slot of its key, and goes by itself.
-    let keys: Vec<String> = server.ask(cmd("KEYS").arg("*")).await.unwrap();
-    for key in keys {
-        assert!(key.contains("{a}") || key.contains("{b}"), "{key}");
-        let expires_ms: i64 = server.ask(cmd("PTTL").arg(&key)).await.unwrap();
-        assert!(expires_ms > 0, "{key} stays");
-    }
+    everything_goes_by_itself(&server).await;
 }
 
 #[tokio::test]
@@ -154,12 +190,12 @@ async fn two_frontends_spend_one_budget_to_the_token() {
         let (limiter, caller) = (&frontends[number % 2], &caller);
         async move {
             let cost = of(10 + number as u64 % 30);
-            let used = cost.tokens / (1 + number as u64 % 3);
+            let spent = cost.tokens / (1 + number as u64 % 3);
             match limiter.admit(caller, &cost).await {
                 Admission::Admitted(_) => {
                     tokio::task::yield_now().await;
-                    assert!(limiter.settle(caller, &cost, used).await);
-                    used
+                    assert!(limiter.settle(caller, &cost, used(spent)).await);
+                    spent
                 }
                 Admission::Refused { .. } => 0,
                 Admission::Unavailable { .. } => panic!("redis is away"),
@@ -179,7 +215,7 @@ async fn two_frontends_spend_one_budget_to_the_token() {
     }
     let period = SystemClock.now_ms() / 86_400_000;
     let keys: Vec<String> = server.ask(cmd("KEYS").arg("vl:limit:{a}:day:*")).await.unwrap();
-    let stored: u64 = server.ask(cmd("GET").arg(&keys[0])).await.unwrap();
+    let stored: u64 = server.ask(cmd("HGET").arg(&keys[0]).arg("used")).await.unwrap();
     if period == SystemClock.now_ms() / 86_400_000 {
         assert_eq!(stored, spent);
     }
@@ -218,6 +254,6 @@ async fn a_crashed_frontends_place_comes_back_and_a_living_ones_is_kept() {
         }
     });
     back.await.expect("the place of the crashed one comes back");
-    assert!(living.settle(&caller, &kept, 1).await, "it was not lost");
+    assert!(living.settle(&caller, &kept, used(1)).await, "it was not lost");
     tasks.stop(Duration::from_secs(30)).await.unwrap();
 }

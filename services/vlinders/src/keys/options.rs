@@ -23,7 +23,7 @@ pub(super) struct RuleArgs {
     /// Who pays, and whose cache it is [default: default]
     #[arg(long)]
     tenant: Option<String>,
-    /// What it is for: inference, metrics, admin [default: inference]
+    /// What it is for: inference, metrics, usage (of its whole tenant), admin [default: inference]
     #[arg(long, value_name = "LIST")]
     scopes: Option<String>,
     /// Names of the models it may use, as clients write them, separated by commas [default: all]
@@ -53,6 +53,12 @@ pub(super) struct RuleArgs {
     /// Tokens in a month of UTC
     #[arg(long, value_name = "N")]
     monthly_tokens: Option<String>,
+    /// Money in a day of UTC, in billionths of the price table's currency
+    #[arg(long, value_name = "NANOS")]
+    daily_nanos: Option<String>,
+    /// Money in a month of UTC, in billionths of the price table's currency
+    #[arg(long, value_name = "NANOS")]
+    monthly_nanos: Option<String>,
 }
 
 impl RuleArgs {
@@ -100,7 +106,7 @@ impl RuleArgs {
         }
     }
 
-    fn numbers(&self) -> [(&'static str, Option<&str>, u64); 6] {
+    fn numbers(&self) -> [(&'static str, Option<&str>, u64); 8] {
         [
             ("expires_in_s", self.expires_in_s.as_deref(), EXPIRY_S),
             (
@@ -116,6 +122,8 @@ impl RuleArgs {
             ),
             ("daily_tokens", self.daily_tokens.as_deref(), MOST),
             ("monthly_tokens", self.monthly_tokens.as_deref(), MOST),
+            ("daily_nanos", self.daily_nanos.as_deref(), MOST),
+            ("monthly_nanos", self.monthly_nanos.as_deref(), MOST),
         ]
     }
 
@@ -148,7 +156,16 @@ impl RuleArgs {
             rules.max_priority = maybe(text, |text| text.parse().ok()).map_err(unchecked)?;
         }
         let limits = &mut rules.limits;
-        let [expires, requests, tokens, streams, daily, monthly] = self
+        let [
+            expires,
+            requests,
+            tokens,
+            streams,
+            daily,
+            monthly,
+            daily_nanos,
+            monthly_nanos,
+        ] = self
             .numbers()
             .map(|(_, text, most)| text.map(|text| number(text, most).ok().flatten()));
         let small = |number: Option<u64>| number.and_then(|number| u32::try_from(number).ok());
@@ -160,6 +177,8 @@ impl RuleArgs {
         limits.concurrent_streams = streams.map_or(limits.concurrent_streams, small);
         limits.daily.tokens = daily.unwrap_or(limits.daily.tokens);
         limits.monthly.tokens = monthly.unwrap_or(limits.monthly.tokens);
+        limits.daily.nanos = daily_nanos.unwrap_or(limits.daily.nanos);
+        limits.monthly.nanos = monthly_nanos.unwrap_or(limits.monthly.nanos);
         Ok(rules)
     }
 }
@@ -211,6 +230,8 @@ mod tests {
             "none",
             "--tokens-per-minute",
             "9",
+            "--monthly-nanos",
+            "5000000000",
             "--expires-in-s",
             "3",
         ]);
@@ -218,6 +239,7 @@ mod tests {
         assert_eq!((rules.models, rules.name.as_str()), (None, "n"));
         assert_eq!(rules.limits.requests_per_minute, Some(7));
         assert_eq!(rules.limits.tokens_per_minute, Some(9));
+        assert_eq!(rules.limits.monthly.nanos, Some(5_000_000_000));
         assert_eq!(rules.expires_ms, Some(4000));
     }
 

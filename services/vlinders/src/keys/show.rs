@@ -67,6 +67,8 @@ fn line(key: &ApiKey) -> Value {
         "concurrent_streams": limits.concurrent_streams,
         "daily_tokens": limits.daily.tokens,
         "monthly_tokens": limits.monthly.tokens,
+        "daily_nanos": limits.daily.nanos,
+        "monthly_nanos": limits.monthly.nanos,
         "created_ms": key.created_ms,
         "expires_ms": rules.expires_ms,
         "revoked_ms": key.revoked_ms,

@@ -6,16 +6,17 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::net::TcpListener;
 use vlinders_frontend::{
-    FrontendConfig, FrontendParts, InProcessLimiter, Limiter, RedisLimiter, ServedModels, SystemEntropy,
+    Books, FrontendConfig, FrontendParts, InProcessLimiter, Limiter, PastUse, RedisLimiter, ServedModels,
+    SystemEntropy,
 };
-use vlinders_ledger::{KeyStore, PostgresOptions};
+use vlinders_ledger::{PostgresLedger, PostgresOptions};
 
 use super::database::open_database;
 use super::process::{Process, Starting};
 use crate::credentials::Doorkeeping;
 use crate::greeting::greet_clients;
 use crate::serving::served;
-use crate::settings::{AccessSettings, FrontendSettings, RateSettings};
+use crate::settings::{FrontendSettings, RateSettings};
 use crate::streams;
 use crate::watches::watch_queue;
 
@@ -46,6 +47,11 @@ async fn serve(settings: FrontendSettings) -> anyhow::Result<()> {
     let process = process?;
     streams::ensure_requests(&*process.bus, settings.queue).await?;
     streams::make_missing(&*process.bus, settings.queue).await?;
+    let ledger = ledger(settings.database, limit).await?;
+    let books = Books {
+        reports: ledger.clone().map(|ledger| ledger as _),
+        prices: settings.prices.map(Arc::new),
+    };
     let names: Vec<String> = models.names().map(|(name, _)| name.to_owned()).collect();
     let bus = Arc::clone(&process.bus);
     let parts = FrontendParts {
@@ -54,7 +60,7 @@ async fn serve(settings: FrontendSettings) -> anyhow::Result<()> {
         spool: process.open_spool(&settings.spool).await?,
         models,
         authenticator: Doorkeeping {
-            store: store(&settings.access, settings.database, limit).await?,
+            store: ledger.map(|ledger| ledger as _),
             access: &settings.access,
             tokens: &settings.tokens,
             clock: Arc::clone(&process.clock),
@@ -62,7 +68,8 @@ async fn serve(settings: FrontendSettings) -> anyhow::Result<()> {
             metrics: &process.metrics,
         }
         .begin()?,
-        limiter: limiter(settings.rate, &process)?,
+        limiter: limiter(settings.rate, &books, &process)?,
+        books,
         clock: Arc::clone(&process.clock),
         entropy: Arc::new(SystemEntropy::default()),
         tasks: process.tasks.clone(),
@@ -82,25 +89,31 @@ async fn serve(settings: FrontendSettings) -> anyhow::Result<()> {
     process.serve(settings.drain + PARTING).await
 }
 
-/// With keys, waits for their database as long as for the other servers.
-async fn store(
-    access: &AccessSettings,
+/// Waits for the database, if there is one, as long as for the other servers.
+async fn ledger(
     database: Option<PostgresOptions>,
     limit: Duration,
-) -> anyhow::Result<Option<Arc<dyn KeyStore>>> {
-    Ok(match database.filter(|_| access.requires_keys) {
+) -> anyhow::Result<Option<Arc<PostgresLedger>>> {
+    Ok(match database {
         Some(database) => Some(Arc::new(open_database(database, limit).await?)),
         None => None,
     })
 }
 
-fn limiter(rate: RateSettings, process: &Process) -> anyhow::Result<Arc<dyn Limiter>> {
+fn limiter(rate: RateSettings, books: &Books, process: &Process) -> anyhow::Result<Arc<dyn Limiter>> {
     let clock = Arc::clone(&process.clock);
+    let past = books.reports.clone().map(|reports| {
+        let past = PastUse::new(reports, books.prices.clone());
+        Arc::new(past)
+    });
     Ok(match rate {
-        RateSettings::Unlimited => Arc::new(InProcessLimiter::unlimited(clock)),
-        RateSettings::Local { per_minute } => Arc::new(InProcessLimiter::per_minute(per_minute, clock)),
+        RateSettings::Unlimited => Arc::new(InProcessLimiter::unlimited(clock).with_past(past)),
+        RateSettings::Local { per_minute } => {
+            Arc::new(InProcessLimiter::per_minute(per_minute, clock).with_past(past))
+        }
         RateSettings::Shared { address, limits } => {
-            let limiter = Arc::new(RedisLimiter::new(&address, limits, clock, &process.metrics)?);
+            let limiter = RedisLimiter::new(&address, limits, clock, &process.metrics)?;
+            let limiter = Arc::new(limiter.with_past(past));
             limiter.watch(&process.tasks);
             limiter
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use vlinders_bus::NatsOptions;
 use vlinders_frontend::{DuringOutage, RedisAddress, RedisLimits, TapForm};
-use vlinders_ledger::PostgresOptions;
+use vlinders_ledger::{PostgresOptions, PriceTable};
 use vlinders_service_kit::{Checks, Given, SettingValue};
 use vlinders_worker::Role;
 
@@ -15,8 +15,8 @@ use super::stores::{chain, pem_file, secret_from_environment};
 use super::transports::KvTransports;
 use super::{
     AccessArgs, AccessSettings, DatabaseArgs, EngineArgs, EngineSettings, LogSettings, ModelArgs,
-    ModelChoice, NatsArgs, ProcessArgs, QueueArgs, QueueSettings, SpoolArgs, Surroundings, TokenArgs,
-    TokenSettings,
+    ModelChoice, NatsArgs, PriceArgs, ProcessArgs, QueueArgs, QueueSettings, SpoolArgs, Surroundings,
+    TokenArgs, TokenSettings,
 };
 use crate::spool::SpoolSettings;
 
@@ -47,6 +47,8 @@ pub(crate) struct FrontendArgs {
     tokens: TokenArgs,
     #[command(flatten)]
     database: DatabaseArgs,
+    #[command(flatten)]
+    prices: PriceArgs,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
@@ -137,8 +139,9 @@ pub(crate) struct FrontendSettings {
     pub(crate) listen: SocketAddr,
     pub(crate) access: AccessSettings,
     pub(crate) tokens: TokenSettings,
-    /// Where keys are.
+    /// Where keys and usage are.
     pub(crate) database: Option<PostgresOptions>,
+    pub(crate) prices: Option<PriceTable>,
     pub(crate) models: Vec<ModelChoice>,
     pub(crate) nats: NatsOptions,
     pub(crate) queue: QueueSettings,
@@ -173,6 +176,7 @@ impl FrontendArgs {
             access,
             tokens,
             database: self.database.read(checks_of),
+            prices: self.prices.read(checks_of),
             models: self.model.read_all(checks_of),
             nats: self.nats.read("vlinders-frontend".to_owned(), checks_of),
             queue: self.queue.read(checks_of),

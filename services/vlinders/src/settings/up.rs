@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use vlinders_ledger::PriceTable;
 use vlinders_service_kit::{Checks, Given, SettingValue};
 
 use super::{
-    AccessArgs, AccessSettings, EngineArgs, EngineSettings, LogSettings, ModelArgs, ModelChoice, ProcessArgs,
-    QueueArgs, QueueSettings, Surroundings, TokenArgs, TokenSettings,
+    AccessArgs, AccessSettings, EngineArgs, EngineSettings, LogSettings, ModelArgs, ModelChoice, PriceArgs,
+    ProcessArgs, QueueArgs, QueueSettings, Surroundings, TokenArgs, TokenSettings,
 };
 
 /// Flags of `vlinders up`.
@@ -39,6 +40,8 @@ pub(crate) struct UpArgs {
     #[command(flatten)]
     tokens: TokenArgs,
     #[command(flatten)]
+    prices: PriceArgs,
+    #[command(flatten)]
     process: ProcessArgs,
 }
 
@@ -68,6 +71,7 @@ pub(crate) struct UpSettings {
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) access: AccessSettings,
     pub(crate) tokens: TokenSettings,
+    pub(crate) prices: Option<PriceTable>,
     pub(crate) log: LogSettings,
 }
 
@@ -91,6 +95,7 @@ impl UpArgs {
             listen,
             access: self.access.read(&surroundings, &mut checks),
             tokens: self.tokens.read(&mut checks),
+            prices: self.prices.read(&mut checks),
             role: checks.value("role", &self.role).unwrap_or(UpRole::Split),
             engine: self.engine.read(&mut checks),
             queue: self.queue.read(&mut checks),

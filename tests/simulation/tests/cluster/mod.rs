@@ -11,8 +11,8 @@ use vlinders_bus::{
 };
 use vlinders_engine::{Engine, SimEngine, SimOptions, StepCost};
 use vlinders_frontend::{
-    Anonymous, FrontendConfig, FrontendHandle, FrontendParts, InProcessLimiter, ModelFormats, ServedModel,
-    ServedModels, SystemEntropy,
+    Anonymous, Books, FrontendConfig, FrontendHandle, FrontendParts, InProcessLimiter, ModelFormats,
+    ServedModel, ServedModels, SystemEntropy,
 };
 use vlinders_kv_transfer::{Endpoint, EndpointConfig, MemTransport};
 use vlinders_service_kit::{Clock, Metrics, Stage, SystemClock, Tasks, Traces, TracesConfig};
@@ -107,6 +107,7 @@ impl World {
             models: ServedModels::new(vec![model]).unwrap(),
             authenticator: Arc::new(Anonymous),
             limiter: Arc::new(InProcessLimiter::unlimited(Arc::clone(&self.clock))),
+            books: Books::default(),
             clock: Arc::clone(&self.clock),
             entropy: Arc::new(SystemEntropy::default()),
             tasks: self.front.clone(),

@@ -23,7 +23,9 @@ pub(super) struct Claims {
     tokens_per_minute: Option<u64>,
     concurrent_streams: Option<u32>,
     daily_tokens: Option<u64>,
+    daily_nanos: Option<u64>,
     monthly_tokens: Option<u64>,
+    monthly_nanos: Option<u64>,
 }
 
 impl Claims {
@@ -37,7 +39,6 @@ impl Claims {
         if !are_names || !are_models {
             return None;
         }
-        let budget = |tokens| Budget { tokens, nanos: None };
         Some(Caller {
             scopes: self.scope.as_deref().map_or_else(Scopes::default, scopes),
             models: self.models.map(Into::into),
@@ -46,8 +47,14 @@ impl Claims {
                 requests_per_minute: self.requests_per_minute,
                 tokens_per_minute: self.tokens_per_minute,
                 concurrent_streams: self.concurrent_streams,
-                daily: budget(self.daily_tokens),
-                monthly: budget(self.monthly_tokens),
+                daily: Budget {
+                    tokens: self.daily_tokens,
+                    nanos: self.daily_nanos,
+                },
+                monthly: Budget {
+                    tokens: self.monthly_tokens,
+                    nanos: self.monthly_nanos,
+                },
             },
             // Limits are counted by this name: two bearers share none, whatever they call themselves.
             ..Caller::new(

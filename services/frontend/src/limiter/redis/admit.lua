@@ -3,7 +3,8 @@
 -- A bucket is the time at which it will be full again, in microseconds since 1970 on this server's clock. It expires at
 -- that very time: a full bucket and none are the same. So no write, and least of all a refused one, can make a limit
 -- last longer than what was charged. Who runs is a set of leases by their ends: those of a frontend that is gone lapse.
--- A budget is a number that expires with its day or month, at a time no write can move.
+-- A budget is what was used of it and since when that is counted; it expires with its day or month, at a time no write can
+-- move.
 --
 -- KEYS[1]  the bucket of requests
 -- KEYS[2]  the bucket of tokens
@@ -16,11 +17,12 @@
 -- ARGV[5]  charge of tokens
 -- ARGV[6]  what a full bucket of tokens holds; 0: no limit
 -- ARGV[7]  how many may run; -1: no limit
--- ARGV[8]  tokens to take from each budget
--- ARGV[9…] for each budget, how many tokens it has and when it ends, in seconds since 1970
+-- ARGV[8]  1: what was used of a budget nobody remembers has to be found out first
+-- ARGV[9…] for each budget, how much it has, when it ends, in seconds since 1970, and what to take from it
 --
 -- Returns the verdict (0: come in, 1: requests, 2: tokens, 3: too many run, 4…: this budget), what is missing in both buckets
--- in microseconds of filling, how many run, this server's time, and what is used of each budget.
+-- in microseconds of filling, how many run, this server's time, and what is used of each budget; or just -1 for a budget
+-- nobody remembers.
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 
@@ -38,7 +40,6 @@ local charges = {tonumber(ARGV[3]), tonumber(ARGV[5])}
 local wholes = {tonumber(ARGV[4]), tonumber(ARGV[6])}
 local lacks = {missing(KEYS[1], wholes[1]), missing(KEYS[2], wholes[2])}
 local most = tonumber(ARGV[7])
-local tokens = tonumber(ARGV[8])
 
 local verdict = 0
 for index = 1, 2 do
@@ -56,9 +57,13 @@ if verdict == 0 and most >= 0 and running >= most then
 end
 local used = {}
 for index = 4, #KEYS do
-    local spent = tonumber(redis.call('GET', KEYS[index]) or 0)
-    used[index - 3] = spent
-    if verdict == 0 and spent + tokens > tonumber(ARGV[2 * index + 1]) then
+    local spent = redis.call('HGET', KEYS[index], 'used')
+    if not spent and ARGV[8] == '1' then
+        return {-1}
+    end
+    used[index - 3] = tonumber(spent or 0)
+    local place = 3 * index - 3
+    if verdict == 0 and used[index - 3] + tonumber(ARGV[place + 2]) > tonumber(ARGV[place]) then
         verdict = index
     end
 end
@@ -77,10 +82,11 @@ if verdict == 0 then
         running = running + 1
     end
     for index = 4, #KEYS do
-        if tokens > 0 then
-            redis.call('INCRBY', KEYS[index], tokens)
-            redis.call('EXPIREAT', KEYS[index], ARGV[2 * index + 2])
-            used[index - 3] = used[index - 3] + tokens
+        local place = 3 * index - 3
+        if tonumber(ARGV[place + 2]) > 0 then
+            used[index - 3] = redis.call('HINCRBY', KEYS[index], 'used', ARGV[place + 2])
+            redis.call('HSETNX', KEYS[index], 'since', string.format('%.0f', now))
+            redis.call('EXPIREAT', KEYS[index], ARGV[place + 1])
         end
     end
 end

@@ -20,9 +20,12 @@ pub use self::address::{RedisAddress, RedisFault};
 use self::connection::Connection;
 use super::account::{Standing, Verdict};
 use super::terms::{Rate, Terms};
-use super::{Admission, Cost, InProcessLimiter, Limiter, admission};
+use super::{Admission, Cost, InProcessLimiter, Limiter, PastUse, Used, admission, past};
 use crate::Caller;
 use crate::gate::Gate;
+
+/// The last number that scripts count exactly.
+const END_OF_TIME_US: i64 = 1 << 53;
 
 /// What to do with requests while Redis is away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +73,7 @@ impl RedisLimits {
 
 struct Scripts {
     admit: Script,
+    seed: Script,
     settle: Script,
     renew: Script,
     check: Script,
@@ -79,6 +83,7 @@ impl Scripts {
     fn new() -> Self {
         Self {
             admit: Script::new(include_str!("admit.lua")),
+            seed: Script::new(include_str!("seed.lua")),
             settle: Script::new(include_str!("settle.lua")),
             renew: Script::new(include_str!("renew.lua")),
             check: Script::new("redis.call('SET', KEYS[1], ARGV[1], 'PX', 1) return 1"),
@@ -86,13 +91,29 @@ impl Scripts {
     }
 }
 
+/// A request that was let in.
+struct Running {
+    key: KeyId,
+    /// When, in microseconds since 1970 on the server's clock.
+    since_us: i64,
+}
+
+/// Why a request is neither let in nor refused.
+enum Unknown {
+    /// The server is away or answers what nobody understands.
+    Server,
+    /// Nobody can tell what was used of its budgets.
+    Past,
+}
+
 /// One account for each key, in Redis.
 pub struct RedisLimiter {
     limits: RedisLimits,
     connection: Connection,
     scripts: Scripts,
-    /// Requests let in by this process that still run, and whose.
-    running: Mutex<HashMap<RequestId, KeyId>>,
+    /// Requests let in by this process that still run.
+    running: Mutex<HashMap<RequestId, Running>>,
+    past: Option<Arc<PastUse>>,
     gate: Gate,
     local: InProcessLimiter,
     without: Counter,
@@ -121,6 +142,7 @@ impl RedisLimiter {
             connection: Connection::new(address, limits.answer_limit)?,
             scripts: Scripts::new(),
             running: Mutex::default(),
+            past: None,
             gate: Gate::new(limits.pause),
             local,
             without: metrics.counter(
@@ -130,6 +152,14 @@ impl RedisLimiter {
             ),
             is_up: metrics.gauge("limiter_up", "Whether the shared limiter takes writes", &[]),
         })
+    }
+
+    /// Asks for what was used of budgets that Redis does not know.
+    #[must_use]
+    pub fn with_past(mut self, past: Option<Arc<PastUse>>) -> Self {
+        self.local = self.local.with_past(past.clone());
+        self.past = past;
+        self
     }
 
     /// Writes something that is gone at once. A server may answer a ping and refuse every write.
@@ -164,8 +194,8 @@ impl RedisLimiter {
     /// Makes the leases of what runs here longer.
     async fn renew(&self) {
         let mut by_key: HashMap<KeyId, Vec<RequestId>> = HashMap::new();
-        for (request, key) in self.running().iter() {
-            by_key.entry(key.clone()).or_default().push(*request);
+        for (request, running) in self.running().iter() {
+            by_key.entry(running.key.clone()).or_default().push(*request);
         }
         for (key, requests) in by_key {
             let mut script = self.scripts.renew.key(running_key(&key));
@@ -200,10 +230,48 @@ impl RedisLimiter {
     /// How the account stands after the request, and the server's time.
     async fn ask(
         &self,
+        caller: &Caller,
+        terms: &Terms,
+        request: RequestId,
+    ) -> Result<(Standing, i64), Unknown> {
+        let ask = async || {
+            let answer = self.ask_once(&caller.key, terms, request).await;
+            answer.map_err(|_fault| Unknown::Server)
+        };
+        if let Some(standing) = ask().await? {
+            return Ok(standing);
+        }
+        let past = self.past.as_ref().ok_or(Unknown::Server)?;
+        let _turn = past.turn(&caller.key).await;
+        // Somebody may have found out while this one waited.
+        if let Some(standing) = ask().await? {
+            return Ok(standing);
+        }
+        let used = past.of(caller, &terms.budgets).await.ok_or(Unknown::Past)?;
+        self.seed(&caller.key, terms, &used)
+            .await
+            .map_err(|_fault| Unknown::Server)?;
+        // Whoever loses its counts twice within a moment is as good as away.
+        ask().await?.ok_or(Unknown::Server)
+    }
+
+    /// Tells Redis what was used of the key's budgets.
+    async fn seed(&self, key: &KeyId, terms: &Terms, used: &[u64]) -> Result<(), RedisFault> {
+        let mut script = self.scripts.seed.prepare_invoke();
+        for (budget, used) in terms.budgets.iter().zip(used) {
+            script.key(account_key(key, &budget.period));
+            script.arg(*used).arg(budget.ends_s);
+        }
+        self.run::<i64>(&script).await.map(|_| ())
+    }
+
+    /// Nothing when a budget has to be recalled first.
+    async fn ask_once(
+        &self,
         key: &KeyId,
         terms: &Terms,
         request: RequestId,
-    ) -> Result<(Standing, i64), RedisFault> {
+    ) -> Result<Option<(Standing, i64)>, RedisFault> {
         let lease_us = if terms.are_settled() {
             self.limits.lease.as_micros()
         } else {
@@ -217,38 +285,13 @@ impl RedisLimiter {
         script.arg(requests.0).arg(requests.1).arg(tokens.0).arg(tokens.1);
         script
             .arg(terms.streams.map_or(-1, i64::from))
-            .arg(terms.reserved);
+            .arg(u8::from(self.past.is_some()));
         for budget in &terms.budgets {
             script.key(account_key(key, &budget.period));
-            script.arg(budget.limit).arg(budget.ends_s);
+            script.arg(budget.limit).arg(budget.ends_s).arg(budget.reserved);
         }
         let answer: Vec<i64> = self.run(&script).await?;
-        let [
-            verdict,
-            requests_missing_us,
-            tokens_missing_us,
-            _running,
-            now_us,
-            used @ ..,
-        ] = answer.as_slice()
-        else {
-            return Err(RedisFault::Foreign);
-        };
-        let verdict = match (*verdict, usize::try_from(*verdict)) {
-            (0, _) => Verdict::Admitted,
-            (1, _) => Verdict::Requests,
-            (2, _) => Verdict::Tokens,
-            (3, _) => Verdict::Streams,
-            (_, Ok(number)) if number - 4 < used.len() => Verdict::Budget(number - 4),
-            _ => return Err(RedisFault::Foreign),
-        };
-        let standing = Standing {
-            verdict,
-            requests_missing_us: *requests_missing_us,
-            tokens_missing_us: *tokens_missing_us,
-            used: used.iter().map(|used| used.unsigned_abs()).collect(),
-        };
-        Ok((standing, *now_us))
+        standing(&answer)
     }
 
     fn terms(&self, caller: &Caller, cost: &Cost) -> Terms {
@@ -256,7 +299,7 @@ impl RedisLimiter {
         Terms::of(&caller.limits, per_minute, cost)
     }
 
-    fn running(&self) -> MutexGuard<'_, HashMap<RequestId, KeyId>> {
+    fn running(&self) -> MutexGuard<'_, HashMap<RequestId, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -269,6 +312,39 @@ impl RedisLimiter {
             },
         }
     }
+}
+
+/// What the script's answer says. Nothing: a budget has to be recalled first.
+fn standing(answer: &[i64]) -> Result<Option<(Standing, i64)>, RedisFault> {
+    if answer == [-1] {
+        return Ok(None);
+    }
+    let [
+        verdict,
+        requests_missing_us,
+        tokens_missing_us,
+        _running,
+        now_us,
+        used @ ..,
+    ] = answer
+    else {
+        return Err(RedisFault::Foreign);
+    };
+    let verdict = match (*verdict, usize::try_from(*verdict)) {
+        (0, _) => Verdict::Admitted,
+        (1, _) => Verdict::Requests,
+        (2, _) => Verdict::Tokens,
+        (3, _) => Verdict::Streams,
+        (_, Ok(number)) if number - 4 < used.len() => Verdict::Budget(number - 4),
+        _ => return Err(RedisFault::Foreign),
+    };
+    let standing = Standing {
+        verdict,
+        requests_missing_us: *requests_missing_us,
+        tokens_missing_us: *tokens_missing_us,
+        used: used.iter().map(|used| used.unsigned_abs()).collect(),
+    };
+    Ok(Some((standing, *now_us)))
 }
 
 /// What stands in braces decides where a cluster keeps it: everything of a key is together.
@@ -290,23 +366,32 @@ impl Limiter for RedisLimiter {
         if !self.gate.lets_ask(Instant::now()) {
             return self.admit_without(caller, cost).await;
         }
-        match self.ask(&caller.key, &terms, cost.request).await {
+        match self.ask(caller, &terms, cost.request).await {
             Ok((standing, now_us)) => {
                 if standing.verdict == Verdict::Admitted && terms.are_settled() {
-                    self.running().insert(cost.request, caller.key.clone());
+                    let running = Running {
+                        key: caller.key.clone(),
+                        since_us: now_us,
+                    };
+                    self.running().insert(cost.request, running);
                 }
                 admission(&terms, &standing, now_us)
             }
-            Err(_) => self.admit_without(caller, cost).await,
+            Err(Unknown::Server) => self.admit_without(caller, cost).await,
+            Err(Unknown::Past) => Admission::Unavailable {
+                retry_after: past::RETRY,
+            },
         }
     }
 
-    async fn settle(&self, caller: &Caller, cost: &Cost, used: u64) -> bool {
+    async fn settle(&self, caller: &Caller, cost: &Cost, used: Used) -> bool {
         let terms = self.terms(caller, cost);
         if !terms.are_settled() || self.local.settle_here(caller, cost, used) {
             return true;
         }
-        self.running().remove(&cost.request);
+        // Who was not let in here, or is settled already, came at no time that any budget could be younger than.
+        let running = self.running().remove(&cost.request);
+        let since_us = running.map_or(END_OF_TIME_US, |running| running.since_us);
         if !self.gate.lets_ask(Instant::now()) {
             return false;
         }
@@ -315,10 +400,10 @@ impl Limiter for RedisLimiter {
         script.key(running_key(key));
         script.arg(cost.request.to_string()).arg(terms.owed_us(used));
         script.arg(terms.tokens.map_or(0, |rate| rate.whole_us));
-        script.arg(terms.owed_tokens(used));
+        script.arg(since_us);
         for budget in &terms.budgets {
             script.key(account_key(key, &budget.period));
-            script.arg(budget.ends_s);
+            script.arg(budget.owed(used)).arg(used.of(budget.unit));
         }
         matches!(self.run::<i64>(&script).await, Ok(1))
     }
