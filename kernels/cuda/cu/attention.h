@@ -49,9 +49,10 @@ template <typename T, u32 kHeadDim, u32 kThreads>
 VL_DEVICE void copy_tile(Words* keys, Words* values, const T* pool, const u32* table, KvShape shape, u32 kv_head, u32 layer,
                          u32 tile, u32 first, u32 last) {
     using Shape = TileShape<kHeadDim>;
-    // Not unrolled: its addresses would take registers that the context needs.
-    VL_UNROLL_NOT
-    for (u32 index = threadIdx.x; index < Shape::kWords; index += kThreads) {
+    VL_UNROLL
+    for (u32 round = 0; round < divide_up(Shape::kWords, kThreads); ++round) {
+        u32 index = round * kThreads + threadIdx.x;
+        if (Shape::kWords < kThreads && index >= Shape::kWords) break;
         u32 row = index / Shape::kPieces, piece = index % Shape::kPieces;
         u32 key = tile * kTileKeys + row;
         bool valid = key >= first && key <= last;
@@ -63,13 +64,12 @@ VL_DEVICE void copy_tile(Words* keys, Words* values, const T* pool, const u32* t
     }
 }
 
-/// scores = q · keys^T; `query_at(step, a)` gives the rows' elements 16 step.. as the matrix instruction wants them. `kUnroll` steps at once: more
-/// hide more latency and take more registers.
-template <typename T, u32 kHeadDim, u32 kUnroll, typename QueryAt>
+/// scores = q · keys^T; `query_at(step, a)` gives the rows' elements 16 step.. as the matrix instruction wants them.
+template <typename T, u32 kHeadDim, typename QueryAt>
 VL_DEVICE void multiply_keys(float (&scores)[8][4], const Words* keys, const QueryAt& query_at) {
     using Shape = TileShape<kHeadDim>;
     u32 lane = threadIdx.x % kWarp;
-    VL_UNROLL_BY(kUnroll)
+    VL_UNROLL
     for (u32 step = 0; step < Shape::kSteps; ++step) {
         u32 a[4];
         query_at(step, a);

@@ -94,7 +94,7 @@ struct DecodeWarp {
 
     VL_DEVICE void take(const Decode<T>& decode, const Work& work, const Words* keys) {
         float scores[8][4] = {};
-        multiply_keys<T, kHeadDim, Shape::kSteps>(scores, keys, [&](u32 step, u32(&a)[4]) {
+        multiply_keys<T, kHeadDim>(scores, keys, [&](u32 step, u32(&a)[4]) {
             VL_UNROLL
             for (u32 word = 0; word < 4; ++word) a[word] = q[step][word];
         });

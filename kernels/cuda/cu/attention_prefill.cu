@@ -1,7 +1,8 @@
 // Attention of runs of new tokens over paged keys and values, causal, with the tokens' own keys already in their blocks. A block takes
 // 128 rows: the query heads of one KV head for as many tokens as fit, so a tile of keys and values, once in shared memory, serves them all
 // (at D = 128: 64 KiB/us a processor for 128 rows at the rate of the matrix instructions, well below what the second cache gives). A warp
-// has 16 rows and their context in registers. The next tile is copied while one is computed.
+// has 16 rows and their context in registers. The next tile is copied while one is computed. Shared memory: queries 256 D, two stages of keys
+// and values 512 D, totals 512 D bytes.
 #include "attention.h"
 
 constexpr u32 kThreads = 256;
@@ -37,9 +38,13 @@ struct PrefillWarp {
     float total_max[2] = {minus_infinity(), minus_infinity()};
     float total_sum[2] = {0.0f, 0.0f};
     float out[Shape::kPieces][4] = {};
-    float total[Shape::kPieces][4] = {};
+    // The splits before this one, in shared memory because it is touched every 256 keys only and would fill the registers. Only the
+    // thread itself reads and writes its elements.
+    float* totals;
 
-    VL_DEVICE PrefillWarp(const PrefillItem& item, u32 group) {
+    VL_DEVICE float& total(u32 piece, u32 element) { return totals[(piece * 4 + element) * kThreads + threadIdx.x]; }
+
+    VL_DEVICE PrefillWarp(const PrefillItem& item, u32 group, float* totals) : totals(totals) {
         u32 first_row = threadIdx.x / kWarp * 16, lane = threadIdx.x % kWarp;
         // Rows beyond the last token look where it looks, and are thrown away.
         auto position_of = [&](u32 row) { return item.first_position + smaller(row / group, item.tokens - 1); };
@@ -47,6 +52,11 @@ struct PrefillWarp {
         position[1] = position_of(first_row + lane / 4 + 8);
         first_position = position_of(first_row);
         last_position = position_of(first_row + 15);
+        VL_UNROLL
+        for (u32 piece = 0; piece < Shape::kPieces; ++piece) {
+            VL_UNROLL
+            for (u32 element = 0; element < 4; ++element) total(piece, element) = 0.0f;
+        }
     }
 
     VL_DEVICE void take(const Prefill<T>& prefill, const Words* queries, const Words* keys, u32 tile) {
@@ -55,7 +65,7 @@ struct PrefillWarp {
         if (start > last_position || end <= first_visible(first_position, prefill.window)) return;
         float scores[8][4] = {};
         u32 first_row = threadIdx.x / kWarp * 16, lane = threadIdx.x % kWarp;
-        multiply_keys<T, kHeadDim, 2>(scores, keys, [&](u32 step, u32(&a)[4]) {
+        multiply_keys<T, kHeadDim>(scores, keys, [&](u32 step, u32(&a)[4]) {
             // Matrices in the order of the words: rows 0..7 and 8..15 of the first piece, then of the second.
             load_matrices(a, queries + Shape::place(first_row + lane % 16, 2 * step + lane / 16));
         });
@@ -80,7 +90,7 @@ struct PrefillWarp {
             for (u32 piece = 0; piece < Shape::kPieces; ++piece) {
                 VL_UNROLL
                 for (u32 element = half * 2; element < half * 2 + 2; ++element) {
-                    total[piece][element] = by.join(total[piece][element], out[piece][element]);
+                    total(piece, element) = by.join(total(piece, element), out[piece][element]);
                     out[piece][element] = 0.0f;
                 }
             }
@@ -98,8 +108,8 @@ struct PrefillWarp {
             u64 head = static_cast<u64>(item.first_token + row / group) * prefill.query_heads + kv_head * group + row % group;
             VL_UNROLL
             for (u32 piece = 0; piece < Shape::kPieces; ++piece) {
-                store_pair(prefill.context + head * kHeadDim + piece * 8 + lane % 4 * 2, __fmul_rn(total[piece][half * 2], share),
-                           __fmul_rn(total[piece][half * 2 + 1], share));
+                store_pair(prefill.context + head * kHeadDim + piece * 8 + lane % 4 * 2, __fmul_rn(total(piece, half * 2), share),
+                           __fmul_rn(total(piece, half * 2 + 1), share));
             }
         }
     }
@@ -134,7 +144,7 @@ VL_DEVICE void attention_prefill(const Prefill<T>& prefill) {
     };
     u32 tile_end = last / kTileKeys + 1;
     fill(first / kTileKeys);
-    PrefillWarp<T, kHeadDim> warp(item, group);
+    PrefillWarp<T, kHeadDim> warp(item, group, reinterpret_cast<float*>(stages + 2 * 2 * Shape::kWords));
     for (u32 tile = first / kTileKeys; tile < tile_end; ++tile) {
         copy_wait<0>();
         // This tile has come for all, and all are done with the one that is now overwritten.

@@ -12,9 +12,6 @@
 #define VL_SHARED(type, name, count) __shared__ __align__(16) type name[count]
 #define VL_SHARED_DYNAMIC(name) extern __shared__ __align__(128) u8 name[]
 #define VL_UNROLL _Pragma("unroll")
-#define VL_PRAGMA(text) _Pragma(#text)
-#define VL_UNROLL_BY(count) VL_PRAGMA(unroll count)
-#define VL_UNROLL_NOT _Pragma("unroll 1")
 
 #endif
 

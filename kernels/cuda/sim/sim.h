@@ -29,8 +29,6 @@
 #define VL_SHARED(type, name, count) type* name = static_cast<type*>(sim::shared(__COUNTER__, sizeof(type) * (count)))
 #define VL_SHARED_DYNAMIC(name) u8* name = sim::dynamic_shared()
 #define VL_UNROLL
-#define VL_UNROLL_BY(count)
-#define VL_UNROLL_NOT
 
 // Saves the callee's registers on the stack it leaves and takes those of the stack it enters.
 extern "C" void sim_switch(void** leave, void* enter);

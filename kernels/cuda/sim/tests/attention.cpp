@@ -153,7 +153,7 @@ std::vector<T> prefill(const World<T>& world, const std::vector<Asked>& batch, u
     Exact<PrefillItem> items(work);
     Exact<u32> count(std::vector<u32>{static_cast<u32>(work.size())}), tables(world.tables);
     Exact<T> q(queries_of(world, batch)), pool(world.pool), context(unwritten<T>(q.count));
-    sim::launch({static_cast<u32>(work.size()) + 1, world.kv_heads}, {256}, 128 * kHeadDim * 2 + 2 * 64 * kHeadDim * 2 * 2, seed, [&] {
+    sim::launch({static_cast<u32>(work.size()) + 1, world.kv_heads}, {256}, 1280 * kHeadDim, seed, [&] {
         Kernels<T, kHeadDim>::prefill(q, pool, tables, items, count, context, world.query_heads, world.kv_heads, world.layers, world.layer,
                                       world.scale, world.window);
     });
