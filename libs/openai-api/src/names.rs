@@ -367,6 +367,48 @@ mod tests {
         }
     }
 
+    /// Whatever is added to the tables: a wish that cannot be honoured is an error, and one for what happens anyway is none.
+    #[test]
+    fn every_parameter_that_is_not_offered_is_refused_by_its_name() {
+        let endpoints = [
+            Endpoint::Chat,
+            Endpoint::Completion,
+            Endpoint::Tokenize,
+            Endpoint::Detokenize,
+            Endpoint::Messages,
+            Endpoint::Responses,
+            Endpoint::Embeddings,
+            Endpoint::Decisions,
+        ];
+        let mut refused = 0;
+        for endpoint in endpoints {
+            for (name, standing) in rows(endpoint) {
+                let (bad, harmless) = match standing {
+                    Standing::Works => continue,
+                    Standing::Elsewhere | Standing::NotOffered(Harmless::NullOnly) => {
+                        ("{}", "null".to_owned())
+                    }
+                    Standing::NotOffered(Harmless::Bool(harmless)) => {
+                        (if *harmless { "false" } else { "true" }, harmless.to_string())
+                    }
+                    Standing::NotOffered(Harmless::EmptyList) => ("[1]", "[]".to_owned()),
+                    Standing::NotOffered(Harmless::Text(text)) => ("\"another\"", format!("{text:?}")),
+                };
+                let read = |value: &str| {
+                    let body = format!(r#"{{"{name}":{value}}}"#);
+                    check(body.as_bytes(), endpoint, UnknownFields::Ignore)
+                };
+                let error = read(bad).unwrap_err();
+                assert_eq!(error.status, 400, "{endpoint:?} {name}");
+                assert_eq!(error.param.as_deref(), Some(*name), "{endpoint:?}");
+                assert_eq!(error.code, Some("unsupported_parameter"), "{endpoint:?} {name}");
+                assert_eq!(read(&harmless), Ok(()), "{endpoint:?} {name}");
+                refused += 1;
+            }
+        }
+        assert!(refused > 60, "{refused}");
+    }
+
     #[test]
     fn a_name_given_twice_is_refused() {
         assert_eq!(message(r#"{"seed":1,"seed":2}"#), "seed: is given twice");

@@ -29,6 +29,8 @@ pub struct Answer {
     pub headers: reqwest::header::HeaderMap,
     /// JSON, or null.
     pub body: Value,
+    /// The body as it came.
+    pub text: String,
 }
 
 impl Answer {
@@ -164,6 +166,7 @@ async fn answer(response: Response) -> anyhow::Result<Answer> {
         request_id,
         headers,
         body: serde_json::from_str(&text).unwrap_or(Value::Null),
+        text,
     })
 }
 

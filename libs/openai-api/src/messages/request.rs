@@ -46,6 +46,8 @@ struct RawMessages {
     top_k: Option<Whole>,
     metadata: Option<RawMetadata>,
     service_tier: Option<String>,
+    #[serde(rename = "cache_control")]
+    _cache_control: Option<CacheHint>,
     tools: Option<Bounded<RawTool, { LIMITS.tool_calls }>>,
     tool_choice: Option<RawToolChoice>,
     thinking: Option<RawThinking>,
@@ -57,6 +59,22 @@ struct RawMetadata {
     user_id: Option<String>,
 }
 
+/// Prefixes are cached without being asked; a wish of another kind is none of ours.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CacheHint {
+    #[serde(rename = "type")]
+    _kind: CacheKind,
+    #[serde(rename = "ttl")]
+    _ttl: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum CacheKind {
+    Ephemeral,
+}
+
 #[derive(Deserialize)]
 struct RawTool {
     r#type: Option<String>,
@@ -66,7 +84,7 @@ struct RawTool {
     strict: Option<bool>,
     /// Caching and eager streaming are what happens anyway.
     #[serde(rename = "cache_control")]
-    _cache_control: Option<IgnoredAny>,
+    _cache_control: Option<CacheHint>,
     #[serde(rename = "eager_input_streaming")]
     _eager_input_streaming: Option<IgnoredAny>,
     #[serde(flatten)]

@@ -326,6 +326,25 @@ async fn reasoning_is_told_apart_counted_and_left_out_on_request() {
     );
 }
 
+/// Whatever a model that thinks writes: where a form is asked for, the form is all there is, from the first token on.
+#[tokio::test]
+async fn an_answer_of_a_given_form_holds_no_thoughts() {
+    let world = World::new().await;
+    for form in [
+        json!({"guided_json": {}}),
+        json!({"response_format": {"type": "json_object"}}),
+        json!({"guided_choice": ["<think>a</think>b"]}),
+    ] {
+        let pieces = ["<think>a</th", "ink>b"];
+        let (request, body) = said(&world, &form, &pieces, FinishReason::Stop).await;
+        assert!(request.constraint.is_some(), "{form}");
+        assert!(!request.prompt_ids.ends_with(b"<think>".map(u32::from).as_slice()));
+        let message = &body["choices"][0]["message"];
+        assert_eq!(message["content"], "<think>a</think>b", "{body}");
+        assert!(message.get("reasoning_content").is_none(), "{body}");
+    }
+}
+
 #[tokio::test]
 async fn calls_follow_reasoning() {
     let world = World::new().await;

@@ -13,6 +13,8 @@ mod ledger_cli;
 mod limits;
 mod logs;
 mod own_models;
+mod parameters;
+mod pits;
 mod scoring;
 mod sdk;
 mod settings;
