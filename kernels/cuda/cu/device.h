@@ -108,6 +108,7 @@ VL_DEVICE void multiply_add(float (&sums)[4], u32 a0, u32 a1, u32 a2, u32 a3, u3
 
 VL_DEVICE u32 bits_of(float value) { return __float_as_uint(value); }
 VL_DEVICE float float_of(u32 bits) { return __uint_as_float(bits); }
+VL_DEVICE u64 bits_of(double value) { return static_cast<u64>(__double_as_longlong(value)); }
 
 /// Two values rounded to nearest even, `low` in the low half.
 VL_DEVICE u32 pack(float low, float high, Bf16) {

@@ -15,6 +15,11 @@ inline u32 bits_of(float value) {
     std::memcpy(&bits, &value, sizeof(bits));
     return bits;
 }
+inline u64 bits_of(double value) {
+    u64 bits;
+    std::memcpy(&bits, &value, sizeof(bits));
+    return bits;
+}
 inline float float_of(u32 bits) {
     float value;
     std::memcpy(&value, &bits, sizeof(value));
