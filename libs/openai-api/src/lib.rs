@@ -13,6 +13,7 @@ mod embeddings;
 mod error;
 mod json;
 mod limits;
+mod list;
 mod logprobs;
 mod message;
 mod messages;
@@ -43,6 +44,7 @@ pub use decisions::{
 pub use embeddings::{EmbeddingAnswer, EmbeddingRequest, VectorEncoding, parse_embeddings};
 pub use error::{ApiError, ErrorBody};
 pub use limits::{LIMITS, Limits, NumberRange, WholeRange};
+pub use list::{ListQuery, list_page};
 pub use logprobs::{ChatLogprobs, CompletionLogprobs, LogprobEntry, LogprobRival, TextOffsets};
 pub use message::{Message, Role};
 pub use messages::{MessagesRequest, MessagesUse, MessagesWriter, messages_error, parse_messages};

@@ -140,7 +140,7 @@ const RESPONSES: &[Row] = &[
     ("model", W), ("input", W), ("instructions", W), ("max_output_tokens", W), ("temperature", W), ("top_p", W),
     ("stream", W), ("metadata", W), ("user", W), ("safety_identifier", W), ("prompt_cache_key", W),
     ("service_tier", W), ("parallel_tool_calls", W), ("tools", W), ("tool_choice", W), ("text", W), ("reasoning", W),
-    ("store", FALSE), ("previous_response_id", NULL), ("background", FALSE), ("conversation", NULL),
+    ("store", W), ("previous_response_id", W), ("background", FALSE), ("conversation", NULL),
     ("include", LIST), ("max_tool_calls", NULL), ("prompt", NULL), ("top_logprobs", NULL),
     ("truncation", N(Harmless::Text("disabled"))), ("stream_options", NULL), ("prompt_cache_retention", NULL),
     ("prompt_cache_options", NULL), ("background_options", NULL), ("context_management", LIST), ("moderation", NULL),

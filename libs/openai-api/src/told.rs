@@ -2,6 +2,7 @@
 //! means one thing, however it was asked for: the dialects translate, and only the chat endpoint decides.
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::ApiError;
 
@@ -159,6 +160,12 @@ pub trait Retelling: Send + 'static {
     fn closing(&mut self, events: &mut Vec<u8>, end: &ToldEnd);
     /// The end of a stream that failed.
     fn failure(&mut self, events: &mut Vec<u8>, error: &ToldError);
+    /// The answer as it will be told at its end, where somebody may come back to it. A whole answer has a message.
+    fn at_its_end(&self, _message: Option<&ToldMessage>, _end: &ToldEnd) -> Option<Value> {
+        None
+    }
+    /// Nobody will be able to come back to it.
+    fn is_not_kept(&mut self) {}
     /// The whole answer as JSON.
     fn whole(&mut self, message: &ToldMessage, end: &ToldEnd) -> Vec<u8>;
 }

@@ -9,6 +9,7 @@ use vlinders_service_kit::{Clock, Tracer};
 use vlinders_types::{FrontendId, RequestId};
 
 use crate::generate::{Forms, Preparer};
+use crate::kept::Kept;
 use crate::limiter::Settling;
 use crate::metrics::FrontendMetrics;
 use crate::streams::Streams;
@@ -35,6 +36,8 @@ pub(crate) struct App {
     pub(crate) forms: Forms,
     /// One permit for each KiB of a body in memory.
     pub(crate) body_memory: Arc<Semaphore>,
+    /// Where things are kept for tenants, if anywhere.
+    pub(crate) kept: Option<Kept>,
     pub(crate) config: FrontendConfig,
     /// Cancelled when no new requests are taken.
     pub(crate) stopping: CancellationToken,

@@ -14,6 +14,7 @@ mod entropy;
 mod gate;
 mod generate;
 mod http;
+mod kept;
 mod limiter;
 mod lives;
 mod metrics;
@@ -54,6 +55,7 @@ pub use books::Books;
 pub use caller::Caller;
 pub use config::FrontendConfig;
 pub use entropy::{Entropy, SystemEntropy};
+pub use kept::{BatchRules, Kept, KeptRules, ResponseKeeping};
 pub use limiter::{
     Admission, BudgetUnit, Cost, DuringOutage, Exhausted, InProcessLimiter, Limiter, PastUse, RateLimit,
     RedisAddress, RedisFault, RedisLimiter, RedisLimits, Used, Window,
@@ -91,6 +93,8 @@ pub struct FrontendParts {
     pub metrics: Metrics,
     /// What became of single requests; shared with the process's other roles.
     pub traces: Traces,
+    /// Where things are kept for tenants, if anywhere.
+    pub kept: Option<Kept>,
     /// Limits.
     pub config: FrontendConfig,
 }
@@ -148,6 +152,15 @@ impl FrontendHandle {
     }
 }
 
+fn failover_rules(config: &FrontendConfig) -> FailoverRules {
+    FailoverRules {
+        queue: config.queue.clone(),
+        first_token_patience: config.first_token_patience,
+        max_attempts: config.max_attempts,
+        beacon_fresh: config.beacon_fresh,
+    }
+}
+
 /// Subscribes to the bus, then serves on `listener`.
 ///
 /// # Errors
@@ -176,12 +189,7 @@ pub async fn start(parts: FrontendParts, listener: TcpListener) -> Result<Fronte
         workers: Arc::clone(&workers),
         clock: Arc::clone(&parts.clock),
         metrics: Arc::clone(&metrics),
-        rules: FailoverRules {
-            queue: parts.config.queue.clone(),
-            first_token_patience: parts.config.first_token_patience,
-            max_attempts: parts.config.max_attempts,
-            beacon_fresh: parts.config.beacon_fresh,
-        },
+        rules: failover_rules(&parts.config),
     };
     let way = Arc::new(WayBack {
         bus: Arc::clone(&parts.bus),
@@ -194,6 +202,7 @@ pub async fn start(parts: FrontendParts, listener: TcpListener) -> Result<Fronte
     });
     streams::spawn(way, cancels, failover, &parts.tasks, &parts.config).await?;
     let app = Arc::new(App {
+        kept: parts.kept,
         tracer: parts.traces.tracer("vlinders-frontend", frontend.as_str()),
         frontend,
         bus: parts.bus,
@@ -219,6 +228,7 @@ pub async fn start(parts: FrontendParts, listener: TcpListener) -> Result<Fronte
         stopping: parts.tasks.stopping(Stage::Intake),
         config: parts.config,
     });
+    kept::start(&app, &parts.tasks);
     server::spawn(Arc::clone(&app), listener, &parts.tasks);
     Ok(FrontendHandle { address, app })
 }

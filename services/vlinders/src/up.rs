@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use vlinders_bus::{Bus, InProcessBus, InProcessLimits, Spool, SpoolSync, SpoolUntil};
 use vlinders_engine::{Engine, EngineFacts};
 use vlinders_frontend::{
-    Authenticator, Books, FrontendConfig, FrontendHandle, FrontendParts, InProcessLimiter, PastUse,
+    Authenticator, Books, FrontendConfig, FrontendHandle, FrontendParts, InProcessLimiter, Kept, PastUse,
     ServedModel, ServedModels, SystemEntropy,
 };
 use vlinders_kernel_api::Urgency;
@@ -342,6 +342,10 @@ impl Up {
             tasks: self.front.clone(),
             metrics: self.metrics.clone(),
             traces: self.traces.clone(),
+            kept: self.ledger.clone().map(|store| Kept {
+                store,
+                rules: settings.kept.clone(),
+            }),
             config,
         };
         Ok(vlinders_frontend::start(parts, listener).await?)

@@ -102,6 +102,17 @@ test("responses are told as items", async () => {
   assert.equal(types.at(-1), "response.completed");
 });
 
+test("a conversation goes on by its id", async () => {
+  const first = await client.responses.create({ model: MODEL, input: "What is Vlinders?", temperature: 0 });
+  const second = await client.responses.create({ model: MODEL, input: "And?", previous_response_id: first.id });
+  assert.equal((await client.responses.retrieve(second.id)).output_text, second.output_text);
+  const roles = [];
+  for await (const item of client.responses.inputItems.list(second.id, { order: "asc" })) roles.push(item.role);
+  assert.deepEqual(roles, ["user", "assistant", "user"]);
+  await client.responses.delete(second.id);
+  await assert.rejects(client.responses.retrieve(second.id), { status: 404 });
+});
+
 test("forced calls are valid, whole and streamed", async () => {
   const wishes = { tools: [WEATHER], tool_choice: "required", max_tokens: 200, temperature: 1, seed: 5 };
   const answer = await create(wishes);

@@ -55,6 +55,38 @@ class Responses(unittest.TestCase):
         self.assertEqual((final.output_text, final.status), (text, "completed"))
         self.assertEqual([event.sequence_number for event in events], list(range(len(events))))
 
+    def test_a_conversation_goes_on_by_its_id(self) -> None:
+        first = self.create()
+        self.assertTrue(first.store)
+        second = self.create(input="And what else?", previous_response_id=first.id)
+        self.assertEqual(second.previous_response_id, first.id)
+        spelled = self.create(
+            input=[
+                {"role": "user", "content": QUESTION},
+                {"role": "assistant", "content": first.output_text},
+                {"role": "user", "content": "And what else?"},
+            ],
+            store=False,
+        )
+        self.assertEqual(second.output_text, spelled.output_text)
+        self.assertEqual(second.usage.input_tokens, spelled.usage.input_tokens)
+        self.assertEqual(self.client.responses.retrieve(second.id).output_text, second.output_text)
+        items = list(self.client.responses.input_items.list(second.id, limit=1, order="asc"))
+        self.assertEqual([item.role for item in items], ["user", "assistant", "user"])
+        self.client.responses.delete(second.id)
+        with self.assertRaises(openai.NotFoundError):
+            self.client.responses.retrieve(second.id)
+        with self.assertRaises(openai.NotFoundError) as caught:
+            self.create(previous_response_id=second.id)
+        self.assertEqual(caught.exception.param, "previous_response_id")
+        with self.assertRaises(openai.NotFoundError):
+            self.client.responses.retrieve(spelled.id)
+
+    def test_a_streamed_response_can_be_come_back_to(self) -> None:
+        with self.client.responses.stream(model=MODEL, input=QUESTION, temperature=0) as stream:
+            final = stream.get_final_response()
+        self.assertEqual(self.client.responses.retrieve(final.id).output_text, final.output_text)
+
     def test_an_answer_is_cut_at_its_limit(self) -> None:
         answer = self.create(max_output_tokens=4)
         self.assertEqual((answer.status, answer.incomplete_details.reason), ("incomplete", "max_output_tokens"))

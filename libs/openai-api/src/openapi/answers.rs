@@ -2,18 +2,18 @@
 
 use serde_json::{Value, json};
 
-fn object(properties: &Value) -> Value {
+pub(super) fn object(properties: &Value) -> Value {
     let names: Vec<_> = properties
         .as_object()
         .map_or_else(Vec::new, |fields| fields.keys().cloned().collect());
     json!({"type": "object", "required": names, "properties": properties})
 }
 
-fn count() -> Value {
+pub(super) fn count() -> Value {
     json!({"type": "integer", "minimum": 0})
 }
 
-fn text() -> Value {
+pub(super) fn text() -> Value {
     json!({"type": "string"})
 }
 

@@ -2,6 +2,7 @@
 //! with, and their ranges are [`crate::LIMITS`]: the description cannot promise what the parser refuses.
 
 mod answers;
+mod kept;
 mod parameters;
 
 use serde_json::{Map, Value, json};
@@ -114,6 +115,7 @@ pub fn openapi(version: &str) -> Value {
         }
         paths.insert(path.to_owned(), json!({"get": told}));
     }
+    kept::add(&mut paths);
     let schemes = json!({"bearer": {"type": "http", "scheme": "bearer"},
         "key": {"type": "apiKey", "in": "header", "name": "x-api-key"}});
     json!({

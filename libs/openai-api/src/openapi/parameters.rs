@@ -131,6 +131,8 @@ fn messages(name: &str) -> Option<Value> {
 
 fn responses(name: &str) -> Option<Value> {
     Some(match name {
+        "store" => json!({"type": "boolean"}),
+        "previous_response_id" => label(),
         "input" => {
             let content = json!({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object",
                 "required": ["type", "text"],

@@ -6,7 +6,7 @@ use super::output::{Item, Kind};
 use crate::told::{Retelling, ToldCall, ToldEnd, ToldError, ToldFinish, ToldMessage, ToldUsage, named_event};
 
 /// Tells one answer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ResponsesWriter {
     request_id: String,
     created_s: u64,
@@ -165,6 +165,19 @@ impl Retelling for ResponsesWriter {
         self.tell(events, news);
     }
 
+    fn at_its_end(&self, message: Option<&ToldMessage>, end: &ToldEnd) -> Option<Value> {
+        let (mut ahead, mut events) = (self.clone(), Vec::new());
+        if let Some(message) = message {
+            ahead.tell(&mut events, message);
+        }
+        ahead.close(&mut events, Self::last_status(end));
+        Some(ahead.ended(end))
+    }
+
+    fn is_not_kept(&mut self) {
+        self.echo.insert("store".to_owned(), false.into());
+    }
+
     fn keep_alive(&mut self, events: &mut Vec<u8>) {
         events.extend_from_slice(b": keep-alive\n\n");
     }
@@ -289,6 +302,27 @@ mod tests {
         };
         let whole: Value = serde_json::from_slice(&whole.whole(&both, &end(ToldFinish::ToolCalls))).unwrap();
         assert_eq!(told.last().unwrap()["response"], whole);
+    }
+
+    #[test]
+    fn what_will_be_told_is_known_before() {
+        let mut writer = ResponsesWriter::new("1", 5, Map::from_iter([("store".to_owned(), true.into())]));
+        let end = end(ToldFinish::Stop);
+        let ahead = writer.at_its_end(Some(&words("ab")), &end).unwrap();
+        assert_eq!(ahead["store"], true);
+        assert_eq!(
+            serde_json::from_slice::<Value>(&writer.whole(&words("ab"), &end)).unwrap(),
+            ahead
+        );
+        let mut writer = ResponsesWriter::new("1", 5, Map::new());
+        let mut events = Vec::new();
+        writer.news(&mut events, &words("ab"));
+        writer.is_not_kept();
+        let ahead = writer.at_its_end(None, &end).unwrap();
+        assert_eq!(
+            (&ahead["store"], &ahead["output"][0]["content"][0]["text"]),
+            (&json!(false), &json!("ab"))
+        );
     }
 
     #[test]

@@ -55,6 +55,39 @@ impl<'de> Deserialize<'de> for Input {
     }
 }
 
+impl Item {
+    /// As it is shown to whoever comes back to it.
+    pub(super) fn shown(&self, id: &str) -> Value {
+        match self {
+            Self::Message { role, text } => {
+                let kind = if *role == "assistant" {
+                    "output_text"
+                } else {
+                    "input_text"
+                };
+                let mut part = json!({"type": kind, "text": text});
+                if *role == "assistant" {
+                    part["annotations"] = json!([]);
+                }
+                json!({"id": format!("msg_{id}"), "type": "message", "role": role, "status": "completed",
+                    "content": [part]})
+            }
+            Self::Thought(text) => json!({"id": format!("rs_{id}"), "type": "reasoning", "summary": [],
+                "content": [{"type": "reasoning_text", "text": text}]}),
+            Self::Call {
+                id: call,
+                name,
+                arguments,
+            } => json!({"id": format!("fc_{id}"), "type": "function_call", "call_id": call, "name": name,
+                "arguments": arguments, "status": "completed"}),
+            Self::Result { id: call, text } => {
+                json!({"id": format!("fco_{id}"), "type": "function_call_output",
+                "call_id": call, "output": text, "status": "completed"})
+            }
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(try_from = "RawItem")]
 struct ReadItem(Item);

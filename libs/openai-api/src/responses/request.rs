@@ -19,6 +19,14 @@ pub struct ResponsesRequest {
     pub chat: Value,
     /// What the answer repeats of the request.
     pub echo: Map<String, Value>,
+    /// Whether to keep the answer, where the client says so.
+    pub store: Option<bool>,
+    /// The response that this one follows.
+    pub previous: Option<String>,
+    instructions: Option<String>,
+    /// What came before, as it was kept.
+    before: Vec<Value>,
+    input: Input,
 }
 
 #[derive(Default, Deserialize)]
@@ -41,6 +49,8 @@ struct RawResponses {
     tool_choice: Option<RawToolChoice>,
     text: Option<RawText>,
     reasoning: Option<RawReasoning>,
+    store: Option<bool>,
+    previous_response_id: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -97,6 +107,11 @@ pub fn parse_responses(body: &[u8], unknown: UnknownFields) -> Result<ResponsesR
     let mut request = ResponsesRequest {
         chat: json!({}),
         echo: Map::new(),
+        store: raw.store,
+        previous: label("previous_response_id", raw.previous_response_id.take())?,
+        instructions: raw.instructions.take(),
+        before: Vec::new(),
+        input: raw.input.take().unwrap_or_default(),
     };
     match label("model", raw.model.take())? {
         Some(model) if !model.is_empty() => request.both("model", "model", model.into()),
@@ -104,12 +119,15 @@ pub fn parse_responses(body: &[u8], unknown: UnknownFields) -> Result<ResponsesR
     }
     request
         .echo
-        .insert("instructions".to_owned(), raw.instructions.clone().into());
-    let input = raw.input.take().unwrap_or_default();
-    if input.0.is_empty() {
+        .insert("instructions".to_owned(), request.instructions.clone().into());
+    if request.input.0.is_empty() {
         return Err(ApiError::invalid("input", "at least one item is required"));
     }
-    request.chat["messages"] = messages(raw.instructions.take(), input).into();
+    let previous = request.previous.clone();
+    request
+        .echo
+        .insert("previous_response_id".to_owned(), previous.into());
+    request.chat["messages"] = messages(request.instructions.clone(), request.input.clone()).into();
     let max = whole_in("max_output_tokens", raw.max_output_tokens, LIMITS.max_tokens)?;
     request.both_if("max_output_tokens", "max_tokens", max);
     let number = |value: Option<Number>| value.map(|Number(value)| value);
@@ -136,6 +154,32 @@ pub fn parse_responses(body: &[u8], unknown: UnknownFields) -> Result<ResponsesR
 }
 
 impl ResponsesRequest {
+    /// Goes on from these items, which were kept. Instructions hold for one answer and are not among them.
+    ///
+    /// # Errors
+    /// When the conversation becomes too long, or an item is none.
+    pub fn follow(&mut self, before: Vec<Value>) -> Result<(), ApiError> {
+        let param = "previous_response_id";
+        if before.len() + self.input.0.len() > LIMITS.messages {
+            let text = format!("the conversation has more than {} items", LIMITS.messages);
+            return Err(ApiError::invalid(param, text));
+        }
+        let mut all = Input::deserialize(Value::Array(before.clone()))
+            .map_err(|_| ApiError::invalid(param, "this response cannot be gone on from"))?;
+        all.0.extend(self.input.0.iter().cloned());
+        self.chat["messages"] = messages(self.instructions.clone(), all).into();
+        self.before = before;
+        Ok(())
+    }
+
+    /// The conversation so far as items, with the ids of those that come with this request made from its own.
+    #[must_use]
+    pub fn items(&self, request_id: &str) -> Vec<Value> {
+        let own = self.input.0.iter().enumerate();
+        let own = own.map(|(place, item)| item.shown(&format!("{request_id}_in{place}")));
+        self.before.iter().cloned().chain(own).collect()
+    }
+
     /// Something the answer repeats, and its name for the chat endpoint.
     fn both(&mut self, name: &str, chat_name: &str, value: Value) {
         self.chat[chat_name] = value.clone();
@@ -312,11 +356,50 @@ mod tests {
     }
 
     #[test]
+    fn a_conversation_goes_on_from_what_was_kept() {
+        let first = read(r#""input":"hi","instructions":"be kind""#).unwrap();
+        let mut kept = first.items("A");
+        assert_eq!(kept[0]["id"], "msg_A_in0");
+        kept.push(
+            json!({"id": "msg_A_0", "type": "message", "role": "assistant", "status": "completed",
+            "content": [{"type": "output_text", "text": "hello", "annotations": [], "logprobs": []}]}),
+        );
+        let mut second = read(
+            r#""previous_response_id":"resp_A","instructions":"be short","input":[
+            {"role":"user","content":"more"},
+            {"type":"function_call","call_id":"c","name":"f","arguments":"{}"},
+            {"type":"function_call_output","call_id":"c","output":"done"}]"#,
+        )
+        .unwrap();
+        assert_eq!(second.previous.as_deref(), Some("resp_A"));
+        second.follow(kept.clone()).unwrap();
+        let messages = second.chat["messages"].as_array().unwrap();
+        let roles: Vec<_> = messages
+            .iter()
+            .map(|message| message["role"].as_str().unwrap())
+            .collect();
+        assert_eq!(
+            roles,
+            ["system", "user", "assistant", "user", "assistant", "tool"]
+        );
+        assert_eq!(messages[0]["content"], "be short");
+        let items = second.items("B");
+        assert_eq!(items[..2], kept[..]);
+        let kinds: Vec<_> = items.iter().map(|item| item["id"].as_str().unwrap()).collect();
+        assert_eq!(kinds[2..], ["msg_B_in0", "fc_B_in1", "fco_B_in2"]);
+        // What is kept reads back as what it was.
+        let mut third = read(r#""input":"x""#).unwrap();
+        third.follow(items).unwrap();
+        assert_eq!(third.chat["messages"].as_array().unwrap()[..5], messages[1..]);
+        assert!(third.follow(vec![json!(null); LIMITS.messages]).is_err());
+    }
+
+    #[test]
     fn tools_and_formats_are_translated_and_repeated() {
         let extra = r#""input":"hi","tools":[{"type":"function","name":"f","parameters":{"type":"object"}}],
             "tool_choice":{"type":"function","name":"f"},
             "text":{"format":{"type":"json_schema","name":"s","schema":{"type":"object"},"strict":true}}"#;
-        let ResponsesRequest { chat, echo } = read(extra).unwrap();
+        let ResponsesRequest { chat, echo, .. } = read(extra).unwrap();
         assert_eq!(chat["tools"][0]["function"]["name"], "f");
         assert_eq!(chat["tool_choice"]["function"]["name"], "f");
         assert_eq!(
@@ -349,10 +432,6 @@ mod tests {
             (
                 r#""input":"a","reasoning":{"summary":"auto"}"#,
                 "reasoning.summary",
-            ),
-            (
-                r#""input":"a","previous_response_id":"resp_1""#,
-                "previous_response_id",
             ),
             (r#""input":"a","messages":[]"#, "messages"),
             (r#""instructions":"a""#, "input"),

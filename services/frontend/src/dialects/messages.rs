@@ -36,7 +36,7 @@ pub(crate) async fn messages(
         Err(error) => return error_response(&error),
     };
     let writer = MessagesWriter::new(&context.request_id.to_string(), request.model);
-    ask(app, context, (head, &request.chat), writer).await
+    ask(app, context, (head, &request.chat), (writer, None)).await
 }
 
 /// `/v1/messages/count_tokens`.

@@ -21,6 +21,7 @@ use crate::Caller;
 use crate::app::App;
 use crate::generate;
 use crate::http::{RequestContext, read_json};
+use crate::kept::Keeper;
 
 pub(crate) use messages::{count_tokens, messages};
 pub(crate) use responses::responses;
@@ -57,7 +58,7 @@ async fn ask(
     app: Arc<App>,
     context: RequestContext,
     (mut head, chat): (Parts, &Value),
-    writer: impl Retelling,
+    (writer, keeper): (impl Retelling, Option<Keeper>),
 ) -> Response {
     let caller = caller_of(&head);
     head.headers.remove(CONTENT_LENGTH);
@@ -66,7 +67,7 @@ async fn ask(
     let record = Arc::clone(&context.record);
     let request = Request::from_parts(head, Body::from(body));
     let response = generate::chat(State(app), Extension(context), Extension(caller), request).await;
-    retell::retell(response, record, writer).await
+    retell::retell(response, record, writer, keeper).await
 }
 
 /// Changes the body of an error where the path has a shape of its own for it.

@@ -11,6 +11,7 @@ use super::{Asked, ask, read};
 use crate::Caller;
 use crate::app::App;
 use crate::http::{RequestContext, error_response};
+use crate::kept::prepare_response;
 
 /// `/v1/responses`.
 pub(crate) async fn responses(
@@ -19,14 +20,21 @@ pub(crate) async fn responses(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Response {
+    let asker = caller.clone();
     let asked = read(&app, request, move |app, body| {
         parse_responses(body, caller.unknown_fields(app.config.unknown_fields))
     });
-    let Asked { head, request } = match asked.await {
+    let Asked { head, mut request } = match asked.await {
         Ok(asked) => asked,
         Err(error) => return error_response(&error),
     };
+    let request_id = context.request_id.to_string();
+    let keeper = match prepare_response(&app, &asker, &mut request, &request_id).await {
+        Ok(keeper) => keeper,
+        Err(error) => return error_response(&error),
+    };
+    request.echo.insert("store".to_owned(), keeper.is_some().into());
     let created_s = app.clock.now_ms() / 1000;
-    let writer = ResponsesWriter::new(&context.request_id.to_string(), created_s, request.echo);
-    ask(app, context, (head, &request.chat), writer).await
+    let writer = ResponsesWriter::new(&request_id, created_s, request.echo);
+    ask(app, context, (head, &request.chat), (writer, keeper)).await
 }

@@ -10,10 +10,12 @@ use bytes::Bytes;
 use futures::StreamExt;
 use http_body_util::BodyExt;
 use vlinders_openai_api::{
-    ApiError, Retelling, ToldAnswer, ToldChunk, ToldEnd, ToldError, ToldFinish, ToldUsage, in_own_names,
+    ApiError, Retelling, ToldAnswer, ToldChunk, ToldEnd, ToldError, ToldFinish, ToldMessage, ToldUsage,
+    in_own_names,
 };
 
 use crate::http::{Refusal, RequestRecord, error_response};
+use crate::kept::Keeper;
 
 /// Between events.
 const GAP: &[u8] = b"\n\n";
@@ -24,6 +26,7 @@ pub(super) async fn retell(
     response: Response,
     record: Arc<RequestRecord>,
     mut writer: impl Retelling,
+    keeper: Option<Keeper>,
 ) -> Response {
     if !response.status().is_success() {
         return renamed(response, &writer);
@@ -40,6 +43,7 @@ pub(super) async fn retell(
             unread: Vec::new(),
             record,
             writer,
+            keeper,
             is_open: false,
             finish: None,
             usage: ToldUsage::default(),
@@ -50,7 +54,7 @@ pub(super) async fn retell(
         });
         return Response::from_parts(head, Body::from_stream(stream));
     }
-    match whole(body, &record, &mut writer).await {
+    match whole(body, &record, &mut writer, keeper).await {
         Ok(body) => Response::from_parts(head, Body::from(body)),
         Err(error) => error_response(&error),
     }
@@ -69,7 +73,12 @@ fn renamed(response: Response, writer: &impl Retelling) -> Response {
     told
 }
 
-async fn whole(body: Body, record: &RequestRecord, writer: &mut impl Retelling) -> Result<Vec<u8>, ApiError> {
+async fn whole(
+    body: Body,
+    record: &RequestRecord,
+    writer: &mut impl Retelling,
+    keeper: Option<Keeper>,
+) -> Result<Vec<u8>, ApiError> {
     let fault = || ApiError::new(500, "internal_error", "something went wrong on our side");
     let bytes = body.collect().await.map_err(|_| fault())?.to_bytes();
     let mut answer: ToldAnswer = serde_json::from_slice(&bytes).map_err(|error| {
@@ -82,7 +91,23 @@ async fn whole(body: Body, record: &RequestRecord, writer: &mut impl Retelling) 
         stop_text: record.stop_text(),
         usage: answer.usage,
     };
+    keep(keeper, writer, Some(&choice.message), &end).await;
     Ok(writer.whole(&choice.message, &end))
+}
+
+/// Keeps an answer that is complete, before its client knows that it is.
+async fn keep(
+    keeper: Option<Keeper>,
+    writer: &mut impl Retelling,
+    message: Option<&ToldMessage>,
+    end: &ToldEnd,
+) {
+    if let Some(keeper) = keeper
+        && let Some(answer) = writer.at_its_end(message, end)
+        && !keeper.keep(&answer).await
+    {
+        writer.is_not_kept();
+    }
 }
 
 /// A stream on its way from one shape to the other. Dropped with the body, and the request with it.
@@ -92,6 +117,7 @@ struct Retold<W> {
     unread: Vec<u8>,
     record: Arc<RequestRecord>,
     writer: W,
+    keeper: Option<Keeper>,
     is_open: bool,
     finish: Option<ToldFinish>,
     usage: ToldUsage,
@@ -106,7 +132,7 @@ impl<W: Retelling> Retold<W> {
             let mut written = Vec::new();
             while let Some(end) = self.unread.windows(GAP.len()).position(|pair| pair == GAP) {
                 let event: Vec<u8> = self.unread.drain(..end + GAP.len()).collect();
-                self.take(&mut written, &event[..end]);
+                self.take(&mut written, &event[..end]).await;
             }
             if !written.is_empty() {
                 return Some(written.into());
@@ -114,7 +140,7 @@ impl<W: Retelling> Retold<W> {
         }
     }
 
-    fn take(&mut self, written: &mut Vec<u8>, event: &[u8]) {
+    async fn take(&mut self, written: &mut Vec<u8>, event: &[u8]) {
         if !std::mem::replace(&mut self.is_open, true) {
             self.writer.opening(written, self.record.prompt_tokens());
         }
@@ -127,6 +153,7 @@ impl<W: Retelling> Retold<W> {
                     stop_text: self.record.stop_text(),
                     usage: self.usage,
                 };
+                keep(self.keeper.take(), &mut self.writer, None, &end).await;
                 self.writer.closing(written, &end);
             }
             Some(chunk) => match serde_json::from_slice(chunk) {

@@ -6,12 +6,12 @@ use axum::Router;
 use axum::http::{Method, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::response::Response;
-use axum::routing::{MethodRouter, get as on_get, post as on_post};
+use axum::routing::{MethodRouter, delete as on_delete, get as on_get, post as on_post};
 use vlinders_openai_api::ApiError;
 
 use super::{access, envelope, error_response, health, models};
 use crate::app::App;
-use crate::{dialects, generate, probes, tokens, usage};
+use crate::{dialects, generate, kept, probes, tokens, usage};
 
 /// One path and what answers there.
 pub(crate) struct Route {
@@ -32,12 +32,20 @@ pub(crate) fn routes() -> Vec<Route> {
         path,
         answer,
     };
+    let delete = |path, answer| Route {
+        method: "DELETE",
+        path,
+        answer,
+    };
     vec![
         post("/v1/chat/completions", on_post(generate::chat)),
         post("/v1/completions", on_post(generate::completion)),
         post("/v1/messages", on_post(dialects::messages)),
         post("/v1/messages/count_tokens", on_post(dialects::count_tokens)),
         post("/v1/responses", on_post(dialects::responses)),
+        get("/v1/responses/{id}", on_get(kept::show_response)),
+        delete("/v1/responses/{id}", on_delete(kept::delete_response)),
+        get("/v1/responses/{id}/input_items", on_get(kept::input_items)),
         post("/v1/embeddings", on_post(probes::embeddings)),
         post("/v1/decisions", on_post(probes::decisions)),
         post("/tokenize", on_post(tokens::tokenize)),

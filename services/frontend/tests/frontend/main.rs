@@ -7,6 +7,7 @@ mod ends;
 mod failover;
 mod health;
 mod jwt;
+mod kept_responses;
 mod keys;
 mod leaving;
 mod logs;

@@ -14,7 +14,7 @@ use vlinders_bus::{
 };
 use vlinders_frontend::{
     Anonymous, Authenticator, Books, Entropy, FrontendConfig, FrontendHandle, FrontendParts,
-    InProcessLimiter, Limiter, ServedModels, start,
+    InProcessLimiter, Kept, Limiter, ServedModels, start,
 };
 use vlinders_service_kit::{Clock, Metrics, Stage, Tasks, Traces};
 use vlinders_types::{
@@ -54,6 +54,7 @@ pub(crate) struct Setting {
     pub(crate) limiter: Arc<dyn Limiter>,
     pub(crate) authenticator: Arc<dyn Authenticator>,
     pub(crate) books: Books,
+    pub(crate) kept: Option<Kept>,
 }
 
 impl Default for Setting {
@@ -67,6 +68,7 @@ impl Default for Setting {
             limiter: Arc::new(InProcessLimiter::unlimited(Arc::new(StoppedClock))),
             authenticator: Arc::new(Anonymous),
             books: Books::default(),
+            kept: None,
         }
     }
 }
@@ -128,6 +130,7 @@ impl World {
             tasks: tasks.clone(),
             metrics: Metrics::default(),
             traces: Traces::off(),
+            kept: setting.kept,
             config: setting.config,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");

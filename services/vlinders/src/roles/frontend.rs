@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::net::TcpListener;
 use vlinders_frontend::{
-    Books, FrontendConfig, FrontendParts, InProcessLimiter, Limiter, PastUse, RedisLimiter, ServedModels,
-    SystemEntropy,
+    Books, FrontendConfig, FrontendParts, InProcessLimiter, Kept, Limiter, PastUse, RedisLimiter,
+    ServedModels, SystemEntropy,
 };
 use vlinders_ledger::{PostgresLedger, PostgresOptions};
 
@@ -60,7 +60,7 @@ async fn serve(settings: FrontendSettings) -> anyhow::Result<()> {
         spool: process.open_spool(&settings.spool).await?,
         models,
         authenticator: Doorkeeping {
-            store: ledger.map(|ledger| ledger as _),
+            store: ledger.clone().map(|ledger| ledger as _),
             access: &settings.access,
             tokens: &settings.tokens,
             clock: Arc::clone(&process.clock),
@@ -74,6 +74,10 @@ async fn serve(settings: FrontendSettings) -> anyhow::Result<()> {
         entropy: Arc::new(SystemEntropy::default()),
         tasks: process.tasks.clone(),
         metrics: process.metrics.clone(),
+        kept: ledger.map(|store| Kept {
+            store,
+            rules: settings.kept,
+        }),
         traces: settings.log.start_traces(&process.tasks, &process.metrics)?,
         config: FrontendConfig {
             request_deadline: settings.queue.request_deadline,

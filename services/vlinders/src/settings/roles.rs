@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use vlinders_bus::NatsOptions;
-use vlinders_frontend::{DuringOutage, RedisAddress, RedisLimits, TapForm};
+use vlinders_frontend::{DuringOutage, KeptRules, RedisAddress, RedisLimits, TapForm};
 use vlinders_ledger::{PostgresOptions, PriceTable};
 use vlinders_service_kit::{Checks, Given, SettingValue};
 use vlinders_worker::Role;
@@ -14,7 +14,7 @@ use vlinders_worker::Role;
 use super::stores::{chain, pem_file, secret_from_environment};
 use super::transports::KvTransports;
 use super::{
-    AccessArgs, AccessSettings, DatabaseArgs, EngineArgs, EngineSettings, LogSettings, ModelArgs,
+    AccessArgs, AccessSettings, DatabaseArgs, EngineArgs, EngineSettings, KeptArgs, LogSettings, ModelArgs,
     ModelChoice, NatsArgs, PriceArgs, ProcessArgs, QueueArgs, QueueSettings, SpoolArgs, Surroundings,
     TokenArgs, TokenSettings,
 };
@@ -87,6 +87,8 @@ pub(crate) struct FrontendArgs {
     #[arg(long, env = "DRAIN_S", value_name = "SECONDS", default_value = "300")]
     drain_s: Given<u64>,
     #[command(flatten)]
+    kept: KeptArgs,
+    #[command(flatten)]
     spool: SpoolArgs,
     #[command(flatten)]
     process: ProcessArgs,
@@ -139,7 +141,7 @@ pub(crate) struct FrontendSettings {
     pub(crate) listen: SocketAddr,
     pub(crate) access: AccessSettings,
     pub(crate) tokens: TokenSettings,
-    /// Where keys and usage are.
+    /// Where keys and usage are, and what is kept for tenants.
     pub(crate) database: Option<PostgresOptions>,
     pub(crate) prices: Option<PriceTable>,
     pub(crate) models: Vec<ModelChoice>,
@@ -148,6 +150,7 @@ pub(crate) struct FrontendSettings {
     pub(crate) rate: RateSettings,
     pub(crate) tap: Option<TapForm>,
     pub(crate) drain: Duration,
+    pub(crate) kept: KeptRules,
     pub(crate) spool: SpoolSettings,
     pub(crate) log: LogSettings,
 }
@@ -184,6 +187,7 @@ impl FrontendArgs {
                 .value("tap", &self.tap)
                 .and_then(|TapSetting(form)| form),
             drain: Duration::from_secs(checks_of.number("drain_s", &self.drain_s, 0..=DRAIN_S)),
+            kept: self.kept.read(checks_of),
             spool: self.spool.read(checks_of),
             log: self.process.read(checks_of),
         };

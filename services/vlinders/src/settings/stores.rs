@@ -20,7 +20,7 @@ const CLUSTER_SPOOL: &str = "cluster-spool";
 /// Flags of the ledger in Postgres.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DatabaseArgs {
-    /// Postgres database of usage and API keys, without a password: postgres://user@host:5432/database
+    /// Postgres database of usage, API keys and what is kept for tenants, without a password: postgres://user@host:5432/database
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
     database_url: Option<String>,
     /// File with the password, in place of POSTGRES_PASSWORD

@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use vlinders_frontend::KeptRules;
 use vlinders_ledger::PriceTable;
 use vlinders_service_kit::{Checks, Given, SettingValue};
 
 use super::{
-    AccessArgs, AccessSettings, EngineArgs, EngineSettings, LogSettings, ModelArgs, ModelChoice, PriceArgs,
-    ProcessArgs, QueueArgs, QueueSettings, Surroundings, TokenArgs, TokenSettings,
+    AccessArgs, AccessSettings, EngineArgs, EngineSettings, KeptArgs, LogSettings, ModelArgs, ModelChoice,
+    PriceArgs, ProcessArgs, QueueArgs, QueueSettings, Surroundings, TokenArgs, TokenSettings,
 };
 
 /// Flags of `vlinders up`.
@@ -32,7 +33,7 @@ pub(crate) struct UpArgs {
     engine: EngineArgs,
     #[command(flatten)]
     queue: QueueArgs,
-    /// Folder for usage and API keys [default: $XDG_DATA_HOME/vlinders or ~/.local/share/vlinders]
+    /// Folder for usage, API keys and what is kept for tenants [default: $XDG_DATA_HOME/vlinders or ~/.local/share/vlinders]
     #[arg(long, env = "DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
     #[command(flatten)]
@@ -41,6 +42,8 @@ pub(crate) struct UpArgs {
     tokens: TokenArgs,
     #[command(flatten)]
     prices: PriceArgs,
+    #[command(flatten)]
+    kept: KeptArgs,
     #[command(flatten)]
     process: ProcessArgs,
 }
@@ -72,6 +75,7 @@ pub(crate) struct UpSettings {
     pub(crate) access: AccessSettings,
     pub(crate) tokens: TokenSettings,
     pub(crate) prices: Option<PriceTable>,
+    pub(crate) kept: KeptRules,
     pub(crate) log: LogSettings,
 }
 
@@ -100,6 +104,7 @@ impl UpArgs {
             engine: self.engine.read(&mut checks),
             queue: self.queue.read(&mut checks),
             data_dir: self.data_dir,
+            kept: self.kept.read(&mut checks),
             log: self.process.read(&mut checks),
         };
         checks.finish()?;

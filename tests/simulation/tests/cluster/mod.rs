@@ -113,6 +113,7 @@ impl World {
             tasks: self.front.clone(),
             metrics: self.metrics.clone(),
             traces: self.traces(&self.front),
+            kept: None,
             config: FrontendConfig::default(),
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
