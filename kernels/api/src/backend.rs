@@ -155,6 +155,17 @@ pub trait Backend: Send + Sync {
     /// On exhausted memory.
     fn upload_rotary(&mut self, frequencies: &[f32]) -> Result<RotaryId, KernelError>;
 
+    /// Bytes that the KV pool of each of `among` executors like `spec` may take, which are still to be made, on a device that has
+    /// memory of its own. None where pools lie in the machine's memory: how much of that is free for them is not the backend's
+    /// to know.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn kv_room(&self, spec: &ExecutorSpec, among: u32) -> Result<Option<u64>, KernelError> {
+        let _ = (spec, among);
+        Ok(None)
+    }
+
     /// Makes activations and a KV pool that use these weights. Executors of one backend may run on different threads;
     /// the backend orders their use of the device.
     ///

@@ -80,7 +80,7 @@ impl Argument {
 #[derive(Clone, Copy, Debug)]
 pub struct Launch<'a> {
     /// Its name.
-    pub kernel: &'static str,
+    pub kernel: &'a str,
     /// Blocks, x first.
     pub grid: [u32; 3],
     /// Threads of a block, x first.

@@ -19,6 +19,14 @@ pub enum KvBudget {
     Blocks(u32),
     /// As many blocks as fit into this many bytes.
     Bytes(u64),
+    /// What the device has left for each of so many engines that are still to be made, this one among them; on a backend
+    /// whose pools lie in the machine's memory, as many blocks as fit into so many bytes.
+    Room {
+        /// Engines, at least 1.
+        among: u32,
+        /// Bytes where the backend leaves the choice.
+        or_bytes: u64,
+    },
 }
 
 /// Sizes of one role's engine.
@@ -53,7 +61,7 @@ impl ModelEngine {
         backend: &dyn Backend,
         options: &EngineOptions,
     ) -> Result<Self, EngineError> {
-        let limits = limits(&model, options)?;
+        let limits = limits(&model, backend, options)?;
         let executor = backend.executor(&model.executor_spec(&limits))?;
         let backend_facts = backend.facts();
         let layout = model.kv_layout();
@@ -99,20 +107,12 @@ impl Engine for ModelEngine {
     }
 }
 
-fn limits(model: &LoadedModel, options: &EngineOptions) -> Result<StepLimits, EngineError> {
+fn limits(
+    model: &LoadedModel,
+    backend: &dyn Backend,
+    options: &EngineOptions,
+) -> Result<StepLimits, EngineError> {
     let wrong = |option, problem: String| Err(EngineError::Option { option, problem });
-    let block_bytes = model.kv_layout().block_bytes() as u64;
-    let block_count = match options.kv {
-        KvBudget::Blocks(blocks) => blocks,
-        // More blocks than 32 bits count are not used.
-        KvBudget::Bytes(bytes) => u32::try_from(bytes / block_bytes).unwrap_or(u32::MAX),
-    };
-    if block_count == 0 {
-        return wrong(
-            "kv",
-            format!("has no room for one block of {block_bytes} bytes; raise it"),
-        );
-    }
     if options.max_batch_tokens == 0 {
         return wrong("max_batch_tokens", "is 0, must be at least 1".to_owned());
     }
@@ -127,14 +127,33 @@ fn limits(model: &LoadedModel, options: &EngineOptions) -> Result<StepLimits, En
             format!("is {asked}, must be from 1 to {most}, the model's own limit"),
         );
     }
-    Ok(StepLimits {
-        block_count,
+    let mut limits = StepLimits {
+        block_count: 0,
         max_batch_tokens: options.max_batch_tokens,
         max_rows: options.max_rows,
         max_samples: options.max_rows,
-        max_context_tokens: asked.min(block_count.saturating_mul(BLOCK_TOKENS)),
+        max_context_tokens: asked,
         urgency: options.urgency,
-    })
+    };
+    let block_bytes = model.kv_layout().block_bytes() as u64;
+    // More blocks than 32 bits count are not used.
+    let blocks_in = |bytes: u64| u32::try_from(bytes / block_bytes).unwrap_or(u32::MAX);
+    limits.block_count = match options.kv {
+        KvBudget::Blocks(blocks) => blocks,
+        KvBudget::Bytes(bytes) => blocks_in(bytes),
+        KvBudget::Room { among, or_bytes } => {
+            let room = backend.kv_room(&model.executor_spec(&limits), among)?;
+            blocks_in(room.unwrap_or(or_bytes))
+        }
+    };
+    if limits.block_count == 0 {
+        return wrong(
+            "kv",
+            format!("has no room for one block of {block_bytes} bytes; raise it"),
+        );
+    }
+    limits.max_context_tokens = asked.min(limits.block_count.saturating_mul(BLOCK_TOKENS));
+    Ok(limits)
 }
 
 fn layout_hash(fingerprint: u64, layout: &KvLayout) -> u64 {

@@ -236,7 +236,18 @@ impl Model {
         executor.read_logits().unwrap()
     }
 
+    /// The last norm, and where logits come from.
+    pub fn output(&self) -> (Norm, Head) {
+        (self.norm, self.head)
+    }
+
     pub fn forward(&self, executor: &mut dyn Executor) {
+        self.layers(executor);
+        executor.logits(self.norm, self.head).unwrap();
+    }
+
+    /// All but the logits.
+    pub fn layers(&self, executor: &mut dyn Executor) {
         let spec = AttentionSpec {
             scale: 1.0 / (self.shape.head_dim as f32).sqrt(),
             window: self.shape.window,
@@ -251,7 +262,6 @@ impl Model {
                 .feed_forward(layer.norms[1], layer.gate_up, layer.down)
                 .unwrap();
         }
-        executor.logits(self.norm, self.head).unwrap();
     }
 }
 

@@ -17,7 +17,7 @@ use crate::images::{IMAGES, ORIGIN};
 pub(super) struct Modules {
     modules: Vec<sys::CUmodule>,
     /// Those that were asked for, with all the shared memory they may have.
-    functions: RwLock<HashMap<&'static str, usize>>,
+    functions: RwLock<HashMap<String, usize>>,
     shared_bytes: u32,
 }
 
@@ -60,7 +60,7 @@ impl Modules {
     }
 
     /// A kernel by its name.
-    pub(super) fn function(&self, name: &'static str) -> Result<sys::CUfunction, KernelError> {
+    pub(super) fn function(&self, name: &str) -> Result<sys::CUfunction, KernelError> {
         let known = self.functions.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = known.get(name) {
             return Ok(*known as sys::CUfunction);
@@ -68,11 +68,11 @@ impl Modules {
         drop(known);
         let found = self.find(name)?;
         let mut known = self.functions.write().unwrap_or_else(PoisonError::into_inner);
-        known.insert(name, found as usize);
+        known.insert(name.to_owned(), found as usize);
         Ok(found)
     }
 
-    fn find(&self, name: &'static str) -> Result<sys::CUfunction, KernelError> {
+    fn find(&self, name: &str) -> Result<sys::CUfunction, KernelError> {
         let text = CString::new(name).expect("names of kernels hold no zeros");
         let found = self.modules.iter().find_map(|module| {
             // SAFETY: the module is loaded until `unload`.
