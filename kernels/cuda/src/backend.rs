@@ -1,6 +1,6 @@
 //! A GPU as a [`Backend`].
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use vlinders_kernel_api::{
     Backend, BackendFacts, Dtype, EmbeddingId, Executor, ExecutorSpec, KernelError, LinearId, LinearKind,
@@ -37,6 +37,8 @@ pub struct CudaBackend {
     device: Arc<dyn Device>,
     options: CudaOptions,
     weights: Arc<Weights>,
+    /// What the model is computed in, once it has asked.
+    dtype: OnceLock<Dtype>,
     /// Gone with the first executor, and its pinned memory with it.
     uploader: Mutex<Option<Uploader>>,
 }
@@ -57,6 +59,7 @@ impl CudaBackend {
             device,
             options,
             weights: Arc::default(),
+            dtype: OnceLock::new(),
             uploader: Mutex::default(),
         }
     }
@@ -82,14 +85,15 @@ impl Backend for CudaBackend {
         }
     }
 
-    /// As stored: the tensor cores multiply f16 and bf16 alike.
+    /// As stored: the tensor cores multiply f16 and bf16 alike. Matrices that come later and are stored otherwise are rounded to it.
     fn kv_dtype(&self, stored: Dtype) -> Dtype {
-        stored
+        *self.dtype.get_or_init(|| stored)
     }
 
     fn upload_embedding(&mut self, table: TensorView<'_>, _tied: bool) -> Result<EmbeddingId, KernelError> {
+        let dtype = self.dtype.get().copied();
         let (weights, uploader) = self.uploading()?;
-        Ok(weights.add_embedding(uploader.table(table)?))
+        Ok(weights.add_embedding(uploader.table(table, dtype)?))
     }
 
     fn upload_vector(&mut self, vector: TensorView<'_>) -> Result<VectorId, KernelError> {
@@ -99,9 +103,10 @@ impl Backend for CudaBackend {
     }
 
     fn upload_linear(&mut self, kind: LinearKind, parts: &[LinearPart<'_>]) -> Result<LinearId, KernelError> {
-        let shape = check_parts(NAME, kind, parts)?;
+        check_parts(NAME, kind, parts)?;
+        let dtype = self.dtype.get().copied();
         let (weights, uploader) = self.uploading()?;
-        Ok(weights.add_linear(uploader.linear(kind, parts, shape)?))
+        Ok(weights.add_linear(uploader.linear(kind, parts, dtype)?))
     }
 
     fn upload_rotary(&mut self, frequencies: &[f32]) -> Result<RotaryId, KernelError> {

@@ -155,6 +155,10 @@ pub(crate) struct DevicePlan {
     places: StepPlaces,
 }
 
+fn numbers(words: &[u32]) -> impl Iterator<Item = u32> {
+    words.iter().copied()
+}
+
 fn aligned(words: u32) -> u32 {
     words.next_multiple_of(ALIGN_WORDS)
 }
@@ -236,7 +240,6 @@ impl DevicePlan {
         };
         let tokens = aligned(capacity.tokens);
         let used = step.tokens.len();
-        let numbers = |words: &[u32]| words.to_vec().into_iter();
         self.header.put(0, numbers(&step.tokens).chain(padding(used, 0)));
         self.header
             .put(tokens, numbers(&step.positions).chain(padding(used, 0)));

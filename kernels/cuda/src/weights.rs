@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use half::{bf16, f16};
 use vlinders_kernel_api::{
     Dtype, EmbeddingId, KernelError, LinearId, LinearKind, LinearPart, RotaryId, TensorView, Urgency,
-    VectorId,
+    VectorId, WeightFormat, WeightView,
 };
 
 use crate::device::{Device, Stream};
@@ -153,8 +154,12 @@ impl Uploader {
         })
     }
 
-    /// A table `[rows, columns]` as it lies in the checkpoint.
-    pub(crate) fn table(&mut self, table: TensorView<'_>) -> Result<Linear, KernelError> {
+    /// A table `[rows, columns]`.
+    pub(crate) fn table(
+        &mut self,
+        table: TensorView<'_>,
+        into: Option<Dtype>,
+    ) -> Result<Linear, KernelError> {
         let &[rows, columns] = table.shape else {
             return Err(KernelError::Shape {
                 what: table.name.to_owned(),
@@ -164,71 +169,84 @@ impl Uploader {
         };
         table.check_shape(&[rows, columns])?;
         let part = LinearPart {
-            weight: table,
+            weight: WeightView::Dense(table),
             bias: None,
         };
-        self.linear(LinearKind::Plain, &[part], (rows, columns))
+        self.linear(LinearKind::Plain, &[part], into)
     }
 
-    /// A projection of these parts, which were checked, with the gate's and the up's rows in turns where there are such.
+    /// A projection of these parts, which were checked, with the gate's and the up's rows in turns where there are such. It is
+    /// kept in `into`, or as it is stored.
     pub(crate) fn linear(
         &mut self,
         kind: LinearKind,
         parts: &[LinearPart<'_>],
-        (outputs, inputs): (usize, usize),
+        into: Option<Dtype>,
     ) -> Result<Linear, KernelError> {
         let first = parts[0].weight;
-        let step = input_step(first.dtype);
+        let name = first.name();
+        let [_, inputs] = first.shape();
+        let outputs: usize = parts.iter().map(|part| part.weight.shape()[0]).sum();
+        let dtype = into.unwrap_or(match first.format() {
+            WeightFormat::Dense(dtype) => dtype,
+            WeightFormat::Quantized(_) => Dtype::Bf16,
+        });
+        let step = input_step(dtype);
         if !count(inputs).is_multiple_of(step) {
-            return unsupported(format!(
-                "{}: {inputs} inputs, which is no multiple of {step}",
-                first.name
-            ));
+            return unsupported(format!("{name}: {inputs} inputs, which is no multiple of {step}"));
         }
         if kind == LinearKind::GateUp && !count(outputs / 2).is_multiple_of(INTERLEAVE) {
             let half = outputs / 2;
             return unsupported(format!(
-                "{}: {half} outputs, which is no multiple of {INTERLEAVE}",
-                first.name
+                "{name}: {half} outputs, which is no multiple of {INTERLEAVE}"
             ));
         }
         let order = RowOrder::new(kind, parts);
-        let row_bytes = inputs * first.dtype.bytes();
-        let region = Region::new(&self.device, outputs * row_bytes, first.name)?;
+        let row_bytes = inputs * dtype.bytes();
+        let region = Region::new(&self.device, outputs * row_bytes, name)?;
         let mut next_row = 0;
+        let mut wide = vec![0.0; inputs];
         self.fill(&region, row_bytes, &mut |into| {
             for slot in into.chunks_exact_mut(row_bytes) {
                 let (part, row) = order.source(next_row);
-                slot.copy_from_slice(&parts[part].weight.bytes[row * row_bytes..][..row_bytes]);
+                put_row(&parts[part].weight, row, dtype, &mut wide, slot);
                 next_row += 1;
             }
         })?;
         let bias = match parts.iter().any(|part| part.bias.is_some()) {
             false => None,
-            true => {
-                let all: Vec<Vec<f32>> = parts
-                    .iter()
-                    .map(|part| match part.bias {
-                        Some(bias) => bias.widen(),
-                        None => vec![0.0; part.weight.shape[0]],
-                    })
-                    .collect();
-                let ordered: Vec<f32> = (0..outputs)
-                    .map(|output| {
-                        let (part, row) = order.source(output);
-                        all[part][row]
-                    })
-                    .collect();
-                Some(self.vector(first.name, &ordered)?.region)
-            }
+            true => Some(self.bias(parts, &order, outputs)?),
         };
         Ok(Linear {
             region,
             bias,
-            dtype: first.dtype,
+            dtype,
             outputs: count(outputs),
             inputs: count(inputs),
         })
+    }
+
+    /// The parts' biases in the order of their rows, zeros where a part has none.
+    fn bias(
+        &mut self,
+        parts: &[LinearPart<'_>],
+        order: &RowOrder,
+        outputs: usize,
+    ) -> Result<Region, KernelError> {
+        let all: Vec<Vec<f32>> = parts
+            .iter()
+            .map(|part| match part.bias {
+                Some(bias) => bias.widen(),
+                None => vec![0.0; part.weight.shape()[0]],
+            })
+            .collect();
+        let ordered: Vec<f32> = (0..outputs)
+            .map(|output| {
+                let (part, row) = order.source(output);
+                all[part][row]
+            })
+            .collect();
+        Ok(self.vector(parts[0].weight.name(), &ordered)?.region)
     }
 
     /// Fills a region from its start, whole rows at a time. `produce` is called with ever later pieces.
@@ -272,6 +290,25 @@ impl Drop for Uploader {
     }
 }
 
+/// Writes one row in a type, as it is stored where that is the type, otherwise rounded to nearest.
+fn put_row(weight: &WeightView<'_>, row: usize, dtype: Dtype, wide: &mut [f32], slot: &mut [u8]) {
+    if let WeightView::Dense(tensor) = weight
+        && tensor.dtype == dtype
+    {
+        slot.copy_from_slice(&tensor.bytes[row * slot.len()..][..slot.len()]);
+        return;
+    }
+    weight.read_row(row, wide);
+    let pairs = wide.iter().zip(slot.chunks_exact_mut(dtype.bytes()));
+    for (value, slot) in pairs {
+        match dtype {
+            Dtype::F32 => slot.copy_from_slice(&value.to_le_bytes()),
+            Dtype::F16 => slot.copy_from_slice(&f16::from_f32(*value).to_le_bytes()),
+            Dtype::Bf16 => slot.copy_from_slice(&bf16::from_f32(*value).to_le_bytes()),
+        }
+    }
+}
+
 /// Which checkpoint row becomes which row on the device.
 struct RowOrder {
     kind: LinearKind,
@@ -283,7 +320,7 @@ impl RowOrder {
     fn new(kind: LinearKind, parts: &[LinearPart<'_>]) -> Self {
         let starts = parts.iter().scan(0, |rows, part| {
             let start = *rows;
-            *rows += part.weight.shape[0];
+            *rows += part.weight.shape()[0];
             Some(start)
         });
         Self {
@@ -314,12 +351,12 @@ mod tests {
 
     fn part(rows: &[usize; 2]) -> LinearPart<'_> {
         LinearPart {
-            weight: TensorView {
+            weight: WeightView::Dense(TensorView {
                 name: "w",
                 dtype: Dtype::F32,
                 shape: rows,
                 bytes: &[],
-            },
+            }),
             bias: None,
         }
     }
