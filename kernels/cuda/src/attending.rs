@@ -6,20 +6,25 @@ use crate::attention::most_items;
 use crate::device::Argument::{Address, F32, U32};
 use crate::executor::CudaExecutor;
 use crate::kernels::ATTENTION_F32;
+use crate::shape::count;
 use crate::step::Capacity;
 
 /// Keys of a tile, and how many tiles of keys and values are on their way at once.
 const TILE_KEYS: u32 = 64;
 const DECODE_STAGES: u32 = 3;
-const PREFILL_STAGES: u32 = 2;
-/// Queries of a tile.
-const TILE_QUERIES: u32 = 128;
+/// Shared memory of the kernel for many tokens, for each element of a head: queries, two stages of keys and values, totals.
+const TILED_BYTES_PER_ELEMENT: u32 = 1280;
 /// Blocks of threads per multiprocessor that walk over the items.
 const BLOCKS_EACH: u32 = 2;
 
 /// The window as kernels take it: 0 sees everything.
 pub(crate) fn window_of(spec: &AttentionSpec) -> u32 {
     spec.window.unwrap_or(0)
+}
+
+/// Shared memory that the kernel for many tokens asks for.
+pub(crate) fn tiled_shared_bytes(head_dim: u32) -> u32 {
+    TILED_BYTES_PER_ELEMENT * head_dim
 }
 
 impl CudaExecutor {
@@ -80,7 +85,7 @@ impl CudaExecutor {
                 (capacity.tokens as usize, items as usize, self.partials > 0)
             }
         };
-        let (queries, items) = (crate::shape::count(queries), crate::shape::count(items));
+        let (queries, items) = (count(queries), count(items));
         let workers = BLOCKS_EACH * self.device.facts().multiprocessors;
         let blocks = items.saturating_mul(size.kv_heads).min(workers);
         let arguments = [
@@ -138,9 +143,8 @@ impl CudaExecutor {
             F32(spec.scale),
             U32(window),
         ];
-        let row_bytes = size.head_dim * 2;
-        let shared_bytes = TILE_QUERIES * row_bytes + PREFILL_STAGES * TILE_KEYS * row_bytes * 2;
-        let grid = [crate::shape::count(plan.tiles.len()), size.kv_heads, 1];
+        let shared_bytes = tiled_shared_bytes(size.head_dim);
+        let grid = [count(plan.tiles.len()), size.kv_heads, 1];
         self.launch(
             &self.kernels.attention_prefill,
             grid,

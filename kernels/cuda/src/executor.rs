@@ -12,13 +12,14 @@ use vlinders_kernel_api::{
 use vlinders_sampling::{SampleInput, Sampler};
 use vlinders_types::{AwaitedMask, Batch, PoolResult, SampleResult, ScoreResult};
 
-use crate::attending::window_of;
+use crate::attending::{tiled_shared_bytes, window_of};
 use crate::attention::AttentionLimits;
 use crate::buffers::{BufferBytes, Buffers, partials};
-use crate::device::{Device, Stream};
+use crate::device::{Device, DeviceFacts, Stream};
 use crate::graphs::{Course, Graphs};
 use crate::kernels::KernelNames;
 use crate::kv_memory::CudaKvMemory;
+use crate::linear;
 use crate::operation::Operation;
 use crate::region::Pinned;
 use crate::shape::{self, Sizes, count};
@@ -54,6 +55,22 @@ pub(crate) struct CudaExecutor {
     returned: Pinned,
 }
 
+/// Whether the chip has the shared memory that the kernels ask for.
+fn check_chip(facts: &DeviceFacts, size: &Sizes) -> Result<(), KernelError> {
+    let needed = match size.dtype {
+        Dtype::F32 => 0,
+        Dtype::F16 | Dtype::Bf16 => tiled_shared_bytes(size.head_dim).max(linear::LARGEST_SHARED_BYTES),
+    };
+    if facts.shared_bytes_per_block < needed {
+        let has = facts.shared_bytes_per_block;
+        return shape::unsupported(format!(
+            "{}: its blocks have {has} bytes of shared memory, and {needed} are needed for this model",
+            facts.name
+        ));
+    }
+    Ok(())
+}
+
 /// A stream that ends with its owner, after its work.
 pub(crate) struct OwnStream {
     device: Arc<dyn Device>,
@@ -85,6 +102,7 @@ impl CudaExecutor {
         shape::check(spec)?;
         weights.check_dtype(spec.kv.dtype)?;
         let size = Sizes::of(spec);
+        check_chip(device.facts(), &size)?;
         let stream = OwnStream {
             device: Arc::clone(device),
             stream: device.stream(spec.urgency)?,

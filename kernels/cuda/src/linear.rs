@@ -7,6 +7,8 @@ const TILE_OUTPUTS: u32 = 128;
 /// Inputs of one stage of a tile.
 const STAGE_INPUTS: u32 = 64;
 const STAGES: u32 = 4;
+/// Shared memory of the largest tiles, and the few bytes that their kernel declares itself.
+pub(crate) const LARGEST_SHARED_BYTES: u32 = STAGES * 2 * TILE_OUTPUTS * STAGE_INPUTS * 2 + 16;
 /// Tokens above which tiles are not split: there are enough of them.
 const SPLIT_UP_TO: u32 = 512;
 /// Sums of a split product: one for each eighth of the inputs.
