@@ -256,6 +256,9 @@ pub trait Executor: Send {
     /// When the device fails.
     fn sample(&mut self, batch: &Batch) -> Result<Vec<SampleResult>, KernelError>;
 
+    /// Ends a step that nobody draws from here, and lets go of a shared device: of several ranks the first one draws for all.
+    fn end(&mut self) {}
+
     /// The logits of the last step, `[samples, vocabulary]`: for tests and tools, not for serving.
     ///
     /// # Errors

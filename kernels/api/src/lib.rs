@@ -8,6 +8,7 @@ mod backend;
 mod check;
 mod error;
 mod kv;
+mod shard;
 mod tensor;
 mod weight;
 
@@ -18,5 +19,6 @@ pub use backend::{
 pub use check::check_parts;
 pub use error::KernelError;
 pub use kv::{KvLayout, KvMemory, PoolPlace};
+pub use shard::{Shard, ShardError, slice_of};
 pub use tensor::{Dtype, TensorView};
 pub use weight::{CodeKind, InputGroups, QuantizedWeight, WeightFormat, WeightView};

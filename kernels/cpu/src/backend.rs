@@ -12,6 +12,7 @@ use crate::executor::CpuExecutor;
 use crate::gate::ComputeGate;
 use crate::isa::Isa;
 use crate::pack::PackedWeights;
+use crate::peers::Peers;
 use crate::pool::Pool;
 use crate::weights::{Embedding, Weights};
 
@@ -41,6 +42,8 @@ pub(crate) struct Device {
     pub(crate) gate: Arc<ComputeGate>,
     /// KV pools may be read by other processes.
     pub(crate) shared_kv: bool,
+    /// Whoever holds the other slices of the model.
+    pub(crate) peers: Option<Peers>,
 }
 
 impl CpuBackend {
@@ -63,6 +66,7 @@ impl CpuBackend {
             pool,
             gate: Arc::default(),
             shared_kv: false,
+            peers: None,
         };
         Ok(Self {
             device,
@@ -75,6 +79,15 @@ impl CpuBackend {
     #[must_use]
     pub fn with_shared_kv(mut self, shared: bool) -> Self {
         self.device.shared_kv = shared;
+        self
+    }
+
+    /// The weights to come are this rank's slices: what projections back to the residual stream make is added up over all
+    /// ranks, and a head that names a slice of the vocabulary is made whole. The first rank decides for all who computes
+    /// first, so that no two executors wait for one another.
+    #[must_use]
+    pub fn with_peers(mut self, peers: Peers) -> Self {
+        self.device.peers = Some(peers);
         self
     }
 
@@ -122,7 +135,11 @@ impl Backend for CpuBackend {
     }
 
     fn executor(&self, spec: &ExecutorSpec) -> Result<Box<dyn Executor>, KernelError> {
-        let executor = CpuExecutor::new(self.device.clone(), Arc::clone(&self.weights), spec)?;
+        let mut device = self.device.clone();
+        if device.peers.as_ref().is_some_and(|peers| peers.rank() > 0) {
+            device.gate = Arc::default();
+        }
+        let executor = CpuExecutor::new(device, Arc::clone(&self.weights), spec)?;
         Ok(Box::new(executor))
     }
 }

@@ -27,6 +27,9 @@ pub(crate) struct Buffers {
     pub(crate) inner: Region,
     /// `[logit_rows, vocabulary]`.
     pub(crate) logits: Region,
+    /// `[tokens, hidden]` and `[logit_rows, slice of the vocabulary]`: a rank's own part of what all make together. None for
+    /// whoever computes alone.
+    pub(crate) part: Option<Region>,
 }
 
 /// What each thread needs for itself.
@@ -92,7 +95,7 @@ impl Sizes {
 }
 
 impl Buffers {
-    pub(crate) fn new(size: &Sizes) -> Result<Self, KernelError> {
+    pub(crate) fn new(size: &Sizes, ranks: usize) -> Result<Self, KernelError> {
         let numbers = |rows: usize, columns: usize, what: &str| {
             let bytes = rows.checked_mul(columns).and_then(|count| count.checked_mul(4));
             let too_large = || KernelError::OutOfMemory {
@@ -113,6 +116,17 @@ impl Buffers {
                 "activations",
             )?,
             logits: numbers(size.logit_rows(), size.vocabulary, "logits")?,
+            part: match ranks {
+                1 => None,
+                _ => {
+                    let logits = size.logit_rows() * size.vocabulary.div_ceil(ranks);
+                    Some(numbers(
+                        1,
+                        (size.tokens * size.hidden).max(logits),
+                        "activations",
+                    )?)
+                }
+            },
         })
     }
 }

@@ -19,6 +19,7 @@ use crate::gemm::{Output, Product, left_layout, multiply};
 use crate::heads::HeadPass;
 use crate::kv_memory::CpuKvMemory;
 use crate::pack::PackedWeights;
+use crate::peers::Peers;
 use crate::shared::SharedMut;
 use crate::step::Step;
 use crate::weights::Weights;
@@ -53,6 +54,7 @@ impl CpuExecutor {
             });
         }
         let size = Sizes::of(spec);
+        let ranks = device.peers.as_ref().map_or(1, Peers::size);
         Ok(Self {
             memory: Arc::new(match device.shared_kv {
                 true => CpuKvMemory::shared(spec.kv, spec.block_count)?,
@@ -65,7 +67,7 @@ impl CpuExecutor {
             weights,
             spec: spec.clone(),
             step: Step::default(),
-            buffers: Buffers::new(&size)?,
+            buffers: Buffers::new(&size, ranks)?,
             pass: None,
         })
     }
@@ -78,6 +80,20 @@ impl CpuExecutor {
     pub(crate) fn enter(&mut self) -> &mut Pass {
         self.pass
             .get_or_insert_with(|| self.device.gate.enter(self.spec.urgency))
+    }
+
+    /// Adds what all ranks have made for the residual stream, when there are several.
+    fn add_parts(&mut self) -> Result<(), KernelError> {
+        let (Some(peers), Some(part)) = (&self.device.peers, &mut self.buffers.part) else {
+            return Ok(());
+        };
+        let count = self.step.tokens.len() * self.spec.hidden as usize;
+        let part = &mut part.as_mut_slice::<f32>()[..count];
+        peers.sum(part)?;
+        for (x, part) in self.buffers.x.as_mut_slice::<f32>().iter_mut().zip(part) {
+            *x += *part;
+        }
+        Ok(())
     }
 
     /// Fills the left-hand side of `weights` with the normalised rows of `x` that `row_of` names, and returns its layout.
@@ -268,7 +284,10 @@ impl Executor for CpuExecutor {
                 unsafe { packed.write_group(group, words) };
             }
         });
-        let output = Output::Add(SharedMut::new(self.buffers.x.as_mut_slice()));
+        let output = match &mut self.buffers.part {
+            None => Output::Add(SharedMut::new(self.buffers.x.as_mut_slice())),
+            Some(part) => Output::Store(SharedMut::new(part.as_mut_slice())),
+        };
         let left = self.buffers.left.as_slice();
         multiply(
             pool,
@@ -280,7 +299,7 @@ impl Executor for CpuExecutor {
                 output,
             },
         );
-        Ok(())
+        self.add_parts()
     }
 
     fn feed_forward(&mut self, norm: Norm, gate_up: LinearId, down: LinearId) -> Result<(), KernelError> {
@@ -311,7 +330,10 @@ impl Executor for CpuExecutor {
                 output,
             },
         );
-        let output = Output::Add(SharedMut::new(self.buffers.x.as_mut_slice()));
+        let output = match &mut self.buffers.part {
+            None => Output::Add(SharedMut::new(self.buffers.x.as_mut_slice())),
+            Some(part) => Output::Store(SharedMut::new(part.as_mut_slice())),
+        };
         let left = self.buffers.inner.as_slice();
         multiply(
             pool,
@@ -323,11 +345,11 @@ impl Executor for CpuExecutor {
                 output,
             },
         );
-        Ok(())
+        self.add_parts()
     }
 
     fn score(&mut self, norm: Norm, head: Head, batch: &Batch) -> Result<Vec<ScoreResult>, KernelError> {
-        Ok(self.score_targets(norm, head, batch))
+        self.score_targets(norm, head, batch)
     }
 
     fn pool(&mut self, norm: Norm, batch: &Batch) -> Result<Vec<PoolResult>, KernelError> {
@@ -336,8 +358,7 @@ impl Executor for CpuExecutor {
 
     fn logits(&mut self, norm: Norm, head: Head) -> Result<(), KernelError> {
         let count = self.step.sampled.len();
-        self.make_logits(norm, head, count, &|step, row| step.sampled[row]);
-        Ok(())
+        self.make_logits(norm, head, count, &|step, row| step.sampled[row])
     }
 
     fn sample(&mut self, batch: &Batch) -> Result<Vec<SampleResult>, KernelError> {
@@ -386,6 +407,10 @@ impl Executor for CpuExecutor {
         });
         self.pass = None;
         Ok(results)
+    }
+
+    fn end(&mut self) {
+        self.pass = None;
     }
 
     fn read_logits(&mut self) -> Result<Vec<f32>, KernelError> {

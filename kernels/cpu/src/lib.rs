@@ -33,6 +33,7 @@ mod isa;
 mod kv_memory;
 mod math;
 mod pack;
+mod peers;
 mod pool;
 pub mod probe;
 mod region;
@@ -46,3 +47,4 @@ mod weights;
 
 pub use backend::{CpuBackend, CpuOptions};
 pub use isa::IsaLevel;
+pub use peers::Peers;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vlinders_kernel_api::{Head, Norm};
+use vlinders_kernel_api::{Head, KernelError, Norm, slice_of};
 use vlinders_types::{Batch, PoolResult, ScoreResult, TokenId, TokenScore};
 
 use crate::buffers::{ThreadMemory, lock};
@@ -30,7 +30,7 @@ impl CpuExecutor {
         head: Head,
         count: usize,
         row_of: &(dyn Fn(&Step, usize) -> usize + Sync),
-    ) {
+    ) -> Result<(), KernelError> {
         self.enter().between_layers();
         let weights = Arc::clone(&self.weights);
         let linear = match head {
@@ -40,13 +40,17 @@ impl CpuExecutor {
                 Embedding::Rows(_) => panic!("the embedding was not uploaded as tied"),
             },
         };
-        assert_eq!(
-            linear.outputs,
-            self.size().vocabulary,
-            "the head names every token"
+        let vocabulary = self.size().vocabulary;
+        let is_slice = self.buffers.part.is_some() && linear.outputs < vocabulary;
+        assert!(
+            is_slice || linear.outputs == vocabulary,
+            "the head names every token, or all ranks do together"
         );
         let layout = self.norm_rows(norm, linear, count, row_of);
-        let output = Output::Store(SharedMut::new(self.buffers.logits.as_mut_slice()));
+        let output = match &mut self.buffers.part {
+            Some(part) if is_slice => Output::Store(SharedMut::new(part.as_mut_slice())),
+            _ => Output::Store(SharedMut::new(self.buffers.logits.as_mut_slice())),
+        };
         let left = self.buffers.left.as_slice();
         multiply(
             &self.device.pool,
@@ -58,10 +62,40 @@ impl CpuExecutor {
                 output,
             },
         );
+        if is_slice {
+            self.gather_logits(count, linear.outputs)?;
+        }
+        Ok(())
+    }
+
+    /// Puts the slices of `count` rows of logits beside one another. Ranks hold neighbouring slices in their order, which
+    /// differ by one token at most.
+    fn gather_logits(&mut self, count: usize, own: usize) -> Result<(), KernelError> {
+        let vocabulary = self.size().vocabulary;
+        let (Some(peers), Some(part)) = (&self.device.peers, &self.buffers.part) else {
+            return Ok(());
+        };
+        let logits = self.buffers.logits.as_mut_slice::<f32>();
+        peers.gather(&part.as_slice::<f32>()[..count * own], &mut |all| {
+            let mut rest = all;
+            for rank in 0..peers.size() {
+                let slice = slice_of(vocabulary, rank, peers.size());
+                let (rows, others) = rest.split_at(count * slice.len());
+                rest = others;
+                for (row, from) in rows.chunks_exact(slice.len()).enumerate() {
+                    logits[row * vocabulary..][slice.clone()].copy_from_slice(from);
+                }
+            }
+        })
     }
 
     /// Scores all targets of the batch, as many at a time as there are rows for logits.
-    pub(crate) fn score_targets(&mut self, norm: Norm, head: Head, batch: &Batch) -> Vec<ScoreResult> {
+    pub(crate) fn score_targets(
+        &mut self,
+        norm: Norm,
+        head: Head,
+        batch: &Batch,
+    ) -> Result<Vec<ScoreResult>, KernelError> {
         let asked: Vec<Asked> = batch
             .scores
             .iter()
@@ -77,7 +111,7 @@ impl CpuExecutor {
         let mut found: Vec<Option<TokenScore>> = vec![None; asked.len()];
         let at_once = self.size().logit_rows();
         for (asked, found) in asked.chunks(at_once).zip(found.chunks_mut(at_once)) {
-            self.make_logits(norm, head, asked.len(), &|_, row| asked[row].after);
+            self.make_logits(norm, head, asked.len(), &|_, row| asked[row].after)?;
             self.read_scores(asked, found);
         }
         let mut found = found.into_iter();
@@ -91,7 +125,7 @@ impl CpuExecutor {
                 .into_iter()
                 .collect(),
         };
-        batch.scores.iter().map(result).collect()
+        Ok(batch.scores.iter().map(result).collect())
     }
 
     fn read_scores(&mut self, asked: &[Asked], found: &mut [Option<TokenScore>]) {

@@ -6,9 +6,11 @@
 
 mod contract;
 mod model_engine;
+mod sharded;
 mod sim_engine;
 mod sim_memory;
 
 pub use contract::{Engine, EngineError, EngineFacts};
 pub use model_engine::{EngineOptions, KvBudget, ModelEngine};
+pub use sharded::{Abandon, ModelShard, ShardedEngine};
 pub use sim_engine::{SimEngine, SimOptions, StepCost};

@@ -62,24 +62,10 @@ impl ModelEngine {
         options: &EngineOptions,
     ) -> Result<Self, EngineError> {
         let limits = limits(&model, backend, options)?;
-        let executor = backend.executor(&model.executor_spec(&limits))?;
-        let backend_facts = backend.facts();
-        let layout = model.kv_layout();
-        let facts = EngineFacts {
-            block_count: limits.block_count,
-            block_bytes: layout.block_bytes() as u64,
-            layout_hash: layout_hash(model.fingerprint(), layout),
-            vocabulary: model.config().vocabulary,
-            hidden: model.config().hidden,
-            max_context_tokens: limits.max_context_tokens,
-            max_batch_tokens: limits.max_batch_tokens,
-            max_rows: limits.max_rows,
-            detail: format!("{}: {}", backend_facts.name, backend_facts.detail),
-        };
         Ok(Self {
+            executor: backend.executor(&model.executor_spec(&limits))?,
+            facts: facts(&model, backend, &limits, ""),
             model,
-            executor,
-            facts,
         })
     }
 
@@ -107,7 +93,29 @@ impl Engine for ModelEngine {
     }
 }
 
-fn limits(
+/// What an engine says of itself. `devices` goes before the backend's own words.
+pub(crate) fn facts(
+    model: &LoadedModel,
+    backend: &dyn Backend,
+    limits: &StepLimits,
+    devices: &str,
+) -> EngineFacts {
+    let (backend, layout) = (backend.facts(), model.kv_layout());
+    EngineFacts {
+        block_count: limits.block_count,
+        block_bytes: layout.block_bytes() as u64,
+        layout_hash: layout_hash(model.fingerprint(), layout),
+        vocabulary: model.config().vocabulary,
+        hidden: model.config().hidden,
+        max_context_tokens: limits.max_context_tokens,
+        max_batch_tokens: limits.max_batch_tokens,
+        max_rows: limits.max_rows,
+        detail: format!("{}: {devices}{}", backend.name, backend.detail),
+    }
+}
+
+/// Of an engine whose model, or slice of one, was loaded to `backend`.
+pub(crate) fn limits(
     model: &LoadedModel,
     backend: &dyn Backend,
     options: &EngineOptions,
@@ -135,7 +143,9 @@ fn limits(
         max_context_tokens: asked,
         urgency: options.urgency,
     };
-    let block_bytes = model.kv_layout().block_bytes() as u64;
+    // A block lies on all devices that share the model.
+    let devices = u64::from(model.shard().size);
+    let block_bytes = model.shard_layout().block_bytes() as u64 * devices;
     // More blocks than 32 bits count are not used.
     let blocks_in = |bytes: u64| u32::try_from(bytes / block_bytes).unwrap_or(u32::MAX);
     limits.block_count = match options.kv {
@@ -143,7 +153,7 @@ fn limits(
         KvBudget::Bytes(bytes) => blocks_in(bytes),
         KvBudget::Room { among, or_bytes } => {
             let room = backend.kv_room(&model.executor_spec(&limits), among)?;
-            blocks_in(room.unwrap_or(or_bytes))
+            blocks_in(room.map_or(or_bytes, |room| room.saturating_mul(devices)))
         }
     };
     if limits.block_count == 0 {

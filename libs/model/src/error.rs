@@ -1,6 +1,6 @@
 //! Why a checkpoint could not be used.
 
-use vlinders_kernel_api::KernelError;
+use vlinders_kernel_api::{KernelError, ShardError};
 
 /// A checkpoint that cannot be read, makes no sense, or asks for what is not supported.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +80,9 @@ pub enum ModelError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The model cannot be cut in as many slices as there are devices.
+    #[error("tensor_parallel_size: {0}")]
+    Shards(#[from] ShardError),
     /// The backend refused a tensor.
     #[error("the backend refused the model's weights")]
     Backend(#[from] KernelError),
@@ -90,7 +93,9 @@ impl ModelError {
     #[must_use]
     pub fn is_unsupported(&self) -> bool {
         match self {
-            Self::Unsupported { .. } | Self::Backend(KernelError::Unsupported { .. }) => true,
+            Self::Unsupported { .. } | Self::Shards(_) | Self::Backend(KernelError::Unsupported { .. }) => {
+                true
+            }
             Self::MissingFile { .. }
             | Self::Read { .. }
             | Self::Malformed { .. }

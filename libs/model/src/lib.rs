@@ -16,6 +16,7 @@ mod model;
 mod quantized;
 mod rope;
 mod safetensors;
+mod slice;
 mod source;
 mod tensors;
 

@@ -1,12 +1,14 @@
 //! From files to a model on a backend.
 
+use std::ops::Range;
+
 use vlinders_kernel_api::{
-    AttentionSpec, Backend, Head, KernelError, KvLayout, LinearId, LinearKind, LinearPart, Norm, QkNorm,
+    AttentionSpec, Backend, Head, KernelError, KvLayout, LinearId, LinearKind, Norm, QkNorm, Shard,
     TensorView,
 };
 
 use crate::model::{Layer, LoadedModel};
-use crate::quantized::ReadWeight;
+use crate::slice::{Cut, ReadPart, Slice};
 use crate::tensors::{LayerTensors, ModelTensors, Projection};
 use crate::{Checkpoint, GenerationConfig, ModelConfig, ModelError, ModelSource};
 
@@ -33,6 +35,19 @@ impl LoadedModel {
         backend: &mut dyn Backend,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Self, ModelError> {
+        Self::load_shard(source, backend, Shard::WHOLE, progress)
+    }
+
+    /// As [`Self::load`], for one of several backends that hold slices of the model. Each loads from the same source.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; also when the model cannot be cut in so many slices.
+    pub fn load_shard(
+        source: &ModelSource,
+        backend: &mut dyn Backend,
+        shard: Shard,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Self, ModelError> {
         let config_text = source
             .read(CONFIG_FILE)?
             .ok_or_else(|| source.missing_file(CONFIG_FILE))?;
@@ -51,8 +66,10 @@ impl LoadedModel {
             head_dim: config.head_dim,
             dtype: backend.kv_dtype(tensors.weight_dtype),
         };
+        let cut = Cut::of(&config, shard)?;
         let mut upload = Upload {
             backend,
+            cut: &cut,
             epsilon: config.norm_epsilon,
             state: LoadProgress {
                 done_bytes: 0,
@@ -71,7 +88,10 @@ impl LoadedModel {
         }
         let final_norm = upload.norm(tensors.final_norm)?;
         let head = match tensors.head {
-            Some(part) => Head::Separate(upload.linear(LinearKind::Head, &[part])?),
+            Some(part) => {
+                let tokens = Slice::Outputs(cut.tokens.clone());
+                Head::Separate(upload.linear(LinearKind::Head, &[(part, tokens)])?)
+            }
             None => Head::Tied(embedding),
         };
         let mut end_tokens = [config.end_tokens.as_slice(), &generation.end_tokens].concat();
@@ -87,6 +107,7 @@ impl LoadedModel {
             generation,
             end_tokens,
             kv_layout,
+            cut,
             embedding,
             rotary,
             layers,
@@ -110,6 +131,7 @@ fn attention_spec(head_dim: u32, window: Option<u32>) -> AttentionSpec {
 /// The backend, with account of what it has taken.
 struct Upload<'a> {
     backend: &'a mut dyn Backend,
+    cut: &'a Cut,
     epsilon: f32,
     state: LoadProgress,
     progress: &'a mut dyn FnMut(LoadProgress),
@@ -124,15 +146,21 @@ impl Upload<'_> {
             }),
             None => None,
         };
+        let cut = self.cut;
+        let query = || Slice::Outputs(cut.query.clone());
+        let kv = || Slice::Outputs(cut.kv.clone());
+        let neurons = || Slice::Outputs(cut.neurons.clone());
+        let [q, k, v] = tensors.query_key_value;
+        let [gate, up] = tensors.gate_up;
         Ok(Layer {
             attention_norm: self.norm(tensors.attention_norm)?,
-            query_key_value: self.linear(LinearKind::Plain, &tensors.query_key_value)?,
+            query_key_value: self.linear(LinearKind::Plain, &[(q, query()), (k, kv()), (v, kv())])?,
             qk_norm,
             attention,
-            output: self.linear(LinearKind::Plain, &[tensors.output])?,
+            output: self.back(tensors.output, cut.query.clone())?,
             feed_forward_norm: self.norm(tensors.feed_forward_norm)?,
-            gate_up: self.linear(LinearKind::GateUp, &tensors.gate_up)?,
-            down: self.linear(LinearKind::Plain, &[tensors.down])?,
+            gate_up: self.linear(LinearKind::GateUp, &[(gate, neurons()), (up, neurons())])?,
+            down: self.back(tensors.down, cut.neurons.clone())?,
         })
     }
 
@@ -155,14 +183,24 @@ impl Upload<'_> {
         })
     }
 
-    fn linear(&mut self, kind: LinearKind, parts: &[Projection<'_>]) -> Result<LinearId, KernelError> {
-        let weights: Vec<ReadWeight<'_>> = parts.iter().map(|part| part.weight.read()).collect();
-        let in_order = weights.iter().zip(parts).map(|(weight, part)| LinearPart {
-            weight: weight.view(),
-            bias: part.bias,
-        });
-        let id = self.backend.upload_linear(kind, &in_order.collect::<Vec<_>>())?;
-        self.took(parts.iter().map(Projection::bytes).sum());
+    /// A projection back to the residual stream.
+    fn back(&mut self, part: Projection<'_>, inputs: Range<usize>) -> Result<LinearId, KernelError> {
+        let slice = Slice::Inputs(inputs, self.cut.shard);
+        self.linear(LinearKind::Plain, &[(part, slice)])
+    }
+
+    fn linear(
+        &mut self,
+        kind: LinearKind,
+        parts: &[(Projection<'_>, Slice)],
+    ) -> Result<LinearId, KernelError> {
+        let read: Vec<ReadPart<'_>> = parts
+            .iter()
+            .map(|(part, slice)| ReadPart::new(part, slice))
+            .collect();
+        let views: Vec<_> = read.iter().map(ReadPart::view).collect();
+        let id = self.backend.upload_linear(kind, &views)?;
+        self.took(parts.iter().map(|(part, _)| part.bytes()).sum());
         Ok(id)
     }
 

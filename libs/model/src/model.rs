@@ -2,10 +2,11 @@
 
 use vlinders_kernel_api::{
     AttentionSpec, Dtype, EmbeddingId, Executor, ExecutorSpec, Head, KernelError, KvLayout, LinearId, Norm,
-    QkNorm, RotaryId, Urgency, WeightFormat,
+    QkNorm, RotaryId, Shard, Urgency, WeightFormat,
 };
 use vlinders_types::{Batch, StepOutput, TokenId};
 
+use crate::slice::Cut;
 use crate::{GenerationConfig, ModelConfig};
 
 /// A model on one backend. Any number of executors of that backend may run it at the same time.
@@ -15,6 +16,7 @@ pub struct LoadedModel {
     pub(crate) generation: GenerationConfig,
     pub(crate) end_tokens: Vec<TokenId>,
     pub(crate) kv_layout: KvLayout,
+    pub(crate) cut: Cut,
     pub(crate) weight_dtype: Dtype,
     pub(crate) weight_format: WeightFormat,
     pub(crate) weight_bytes: u64,
@@ -76,10 +78,25 @@ impl LoadedModel {
         &self.end_tokens
     }
 
-    /// The shape of its KV blocks.
+    /// The shape of its KV blocks, all heads together.
     #[must_use]
     pub fn kv_layout(&self) -> &KvLayout {
         &self.kv_layout
+    }
+
+    /// Which slice of the model the backend holds.
+    #[must_use]
+    pub fn shard(&self) -> Shard {
+        self.cut.shard
+    }
+
+    /// The shape of the KV blocks of this slice.
+    #[must_use]
+    pub fn shard_layout(&self) -> KvLayout {
+        KvLayout {
+            kv_heads: heads(self.cut.kv.len(), self.config.head_dim),
+            ..self.kv_layout
+        }
     }
 
     /// How its projections are stored.
@@ -116,11 +133,11 @@ impl LoadedModel {
     #[must_use]
     pub fn executor_spec(&self, limits: &StepLimits) -> ExecutorSpec {
         ExecutorSpec {
-            kv: self.kv_layout,
+            kv: self.shard_layout(),
             block_count: limits.block_count,
             hidden: self.config.hidden,
-            query_heads: self.config.query_heads,
-            intermediate: self.config.intermediate,
+            query_heads: heads(self.cut.query.len(), self.config.head_dim),
+            intermediate: u32::try_from(self.cut.neurons.len()).unwrap_or(u32::MAX),
             vocabulary: self.config.vocabulary,
             max_batch_tokens: limits.max_batch_tokens,
             max_rows: limits.max_rows,
@@ -146,6 +163,10 @@ impl LoadedModel {
             executor.feed_forward(layer.feed_forward_norm, layer.gate_up, layer.down)?;
         }
         let mut output = StepOutput::default();
+        // A head that was not cut is computed by one.
+        if self.shard().rank > 0 && matches!(self.head, Head::Tied(_)) {
+            return Ok(output);
+        }
         if !batch.scores.is_empty() {
             output.scores = executor.score(self.final_norm, self.head, batch)?;
         }
@@ -157,4 +178,9 @@ impl LoadedModel {
         }
         Ok(output)
     }
+}
+
+/// How many heads are so wide together.
+fn heads(width: usize, head_dim: u32) -> u32 {
+    u32::try_from(width).unwrap_or(u32::MAX) / head_dim.max(1)
 }

@@ -7,7 +7,7 @@ mod find;
 mod scheme;
 mod unpack;
 
-use vlinders_kernel_api::{CodeKind, Dtype, QuantizedWeight, TensorView, WeightFormat, WeightView};
+use vlinders_kernel_api::{CodeKind, Dtype, TensorView, WeightFormat};
 
 pub(crate) use self::find::Place;
 pub use self::scheme::Quantization;
@@ -80,29 +80,6 @@ impl<'a> StoredWeight<'a> {
         match self {
             Self::Dense(tensor) => tensor.bytes.len(),
             Self::Quantized(stored) => stored.codes.bytes.len() + stored.scales.bytes.len(),
-        }
-    }
-
-    /// Brought into order, if it has to be.
-    pub(crate) fn read(&self) -> ReadWeight<'a> {
-        match self {
-            Self::Dense(tensor) => ReadWeight::Dense(*tensor),
-            Self::Quantized(stored) => ReadWeight::Quantized(stored.read()),
-        }
-    }
-}
-
-/// A weight in the order that backends take.
-pub(crate) enum ReadWeight<'a> {
-    Dense(TensorView<'a>),
-    Quantized(QuantizedWeight<'a>),
-}
-
-impl ReadWeight<'_> {
-    pub(crate) fn view(&self) -> WeightView<'_> {
-        match self {
-            Self::Dense(tensor) => WeightView::Dense(*tensor),
-            Self::Quantized(weight) => WeightView::Quantized(weight),
         }
     }
 }

@@ -13,7 +13,8 @@ const INTERLEAVED: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
 const TILE: usize = 16;
 
 impl<'a> StoredCodes<'a> {
-    pub(super) fn read(&self) -> QuantizedWeight<'a> {
+    /// Brought into the order that backends take.
+    pub(crate) fn read(&self) -> QuantizedWeight<'a> {
         let scales = self.scales.widen();
         let (codes, scales, zeros) = match self.order {
             Order::Rows => (self.rows(), scales.clone(), self.middle_zeros(scales.len())),
