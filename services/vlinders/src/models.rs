@@ -3,10 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Context;
-use vlinders_engine::{Engine, EngineOptions, KvBudget, ModelEngine, SimEngine, SimOptions, StepCost};
-use vlinders_kernel_api::{Backend, Urgency};
-use vlinders_kernel_cpu::{CpuBackend, CpuOptions};
+use anyhow::{Context, ensure};
+use vlinders_engine::{
+    Abandon, Engine, EngineOptions, KvBudget, ModelEngine, ModelShard, ShardedEngine, SimEngine, SimOptions,
+    StepCost,
+};
+use vlinders_kernel_api::{Backend, Shard, Urgency};
+use vlinders_kernel_cpu::{CpuBackend, CpuOptions, Peers};
 use vlinders_kernel_reference::ReferenceBackend;
 use vlinders_model::{LoadedModel, ModelConfig, ModelSource};
 use vlinders_text::{ModelText, TextFiles};
@@ -31,6 +34,9 @@ pub(crate) struct ModelOrder {
     /// None is the built-in one.
     pub(crate) folder: Option<PathBuf>,
     pub(crate) backend: BackendKind,
+    /// Slices of the model, each computed by itself.
+    pub(crate) devices: u32,
+    /// Of all devices together.
     pub(crate) threads: Option<usize>,
     /// Other processes of this host may read the blocks.
     pub(crate) shared_kv: bool,
@@ -49,10 +55,11 @@ pub(crate) struct EngineSizes {
 
 /// A model that is ready to be computed.
 pub(crate) enum Compute {
-    /// Weights on a backend, shared by all engines.
+    /// Weights on one or several backends, shared by all engines.
     Real {
-        model: Arc<LoadedModel>,
-        backend: Box<dyn Backend>,
+        /// In the order of their ranks.
+        shards: Vec<ModelShard>,
+        abandon: Abandon,
     },
     /// No weights.
     Sim {
@@ -138,32 +145,44 @@ impl Compute {
     /// # Errors
     /// When the checkpoint is malformed or not supported, or the backend has no room.
     pub(crate) fn load(order: &ModelOrder, source: &ModelSource, text: &ModelText) -> anyhow::Result<Self> {
-        let mut backend: Box<dyn Backend> = match order.backend {
-            BackendKind::Cpu => {
-                let options = CpuOptions {
-                    threads: order.threads,
-                    ..CpuOptions::default()
-                };
-                Box::new(CpuBackend::new(options)?.with_shared_kv(order.shared_kv))
+        let (backends, abandon) = match order.backend {
+            BackendKind::Cpu => cpus(order)?,
+            BackendKind::Reference => {
+                let size = order.devices;
+                ensure!(
+                    size == 1,
+                    "tensor_parallel_size: {size} devices cannot share a model on this backend; use 1"
+                );
+                let backend: Box<dyn Backend> = Box::new(ReferenceBackend::new());
+                (vec![backend], Arc::new(|| ()) as Abandon)
             }
-            BackendKind::Reference => Box::new(ReferenceBackend::new()),
             BackendKind::Sim => return Self::pretend(order, source, text),
         };
-        let mut display = LoadDisplay::new();
-        let model = LoadedModel::load(source, &mut *backend, &mut |progress| display.show(progress))?;
-        let facts = backend.facts();
+        let mut shards = Vec::with_capacity(backends.len());
+        for (rank, mut backend) in (0..).zip(backends) {
+            let mut display = LoadDisplay::new();
+            let shard = Shard {
+                rank,
+                size: order.devices,
+            };
+            let model = LoadedModel::load_shard(source, &mut *backend, shard, &mut |progress| {
+                display.show(progress)
+            })?;
+            let model = Arc::new(model);
+            shards.push(ModelShard { model, backend });
+        }
+        let first = &shards[0];
+        let facts = first.backend.facts();
         tracing::info!(
             model = %source.place(),
-            weight_bytes = model.weight_bytes(),
-            dtype = model.weight_format().name(),
+            weight_bytes = first.model.weight_bytes(),
+            dtype = first.model.weight_format().name(),
+            devices = order.devices,
             backend = facts.name,
             detail = %facts.detail,
             "model loaded"
         );
-        Ok(Self::Real {
-            model: Arc::new(model),
-            backend,
-        })
+        Ok(Self::Real { shards, abandon })
     }
 
     fn pretend(order: &ModelOrder, source: &ModelSource, text: &ModelText) -> anyhow::Result<Self> {
@@ -188,7 +207,7 @@ impl Compute {
     /// When a size is out of range or there is no memory for it.
     pub(crate) fn engine(&self, sizes: &EngineSizes) -> anyhow::Result<Box<dyn Engine>> {
         match self {
-            Self::Real { model, backend } => {
+            Self::Real { shards, abandon } => {
                 let options = EngineOptions {
                     kv: KvBudget::Bytes(sizes.kv_bytes),
                     max_batch_tokens: sizes.max_batch_tokens,
@@ -196,11 +215,12 @@ impl Compute {
                     max_context_tokens: sizes.max_context_tokens,
                     urgency: sizes.urgency,
                 };
-                Ok(Box::new(ModelEngine::new(
-                    Arc::clone(model),
-                    &**backend,
-                    &options,
-                )?))
+                Ok(match &shards[..] {
+                    [ModelShard { model, backend }] => {
+                        Box::new(ModelEngine::new(Arc::clone(model), &**backend, &options)?)
+                    }
+                    several => Box::new(ShardedEngine::new(several, abandon, &options)?),
+                })
             }
             Self::Sim {
                 vocabulary,
@@ -225,6 +245,24 @@ impl Compute {
             }
         }
     }
+}
+
+/// One backend for each slice, all on the processor, which share its threads.
+fn cpus(order: &ModelOrder) -> anyhow::Result<(Vec<Box<dyn Backend>>, Abandon)> {
+    let cpu = |threads| CpuBackend::new(CpuOptions { threads, force: None });
+    if order.devices == 1 {
+        let backend = cpu(order.threads)?.with_shared_kv(order.shared_kv);
+        return Ok((vec![Box::new(backend)], Arc::new(|| ())));
+    }
+    let size = usize::try_from(order.devices)?;
+    let usable = || std::thread::available_parallelism().map_or(1, usize::from);
+    let each = (order.threads.unwrap_or_else(usable) / size).max(1);
+    let seats = Peers::of(size);
+    let first = seats[0].clone();
+    let backend =
+        |seat| -> anyhow::Result<Box<dyn Backend>> { Ok(Box::new(cpu(Some(each))?.with_peers(seat))) };
+    let backends = seats.into_iter().map(backend).collect::<anyhow::Result<_>>()?;
+    Ok((backends, Arc::new(move || first.abandon())))
 }
 
 #[cfg(test)]

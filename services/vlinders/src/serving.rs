@@ -38,6 +38,7 @@ impl Model {
         let order = ModelOrder {
             folder: choice.folder.clone(),
             backend: settings.backend,
+            devices: choice.devices.unwrap_or(1),
             threads: settings.threads,
             shared_kv,
             sim_cost: settings.sim_cost,

@@ -31,7 +31,8 @@ impl Numbers {
         let mut bits = self.0;
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        f32::from(i16::from_le_bytes([(bits >> 40) as u8, (bits >> 48) as u8])) / 32768.0
+        let [low, high, ..] = bits.to_le_bytes();
+        f32::from(i16::from_le_bytes([low, high])) / 32768.0
     }
 }
 

@@ -56,6 +56,7 @@ pub(super) fn run(args: &EngineBenchArgs) -> anyhow::Result<()> {
     let order = ModelOrder {
         folder: args.model.clone(),
         backend: BackendKind::Cpu,
+        devices: 1,
         threads: args.threads,
         shared_kv: false,
         sim_cost: StepCost::default(),
@@ -63,9 +64,10 @@ pub(super) fn run(args: &EngineBenchArgs) -> anyhow::Result<()> {
     let source = source(order.folder.as_ref());
     let text = load_text(&source)?;
     let compute = Compute::load(&order, &source, &text)?;
-    let Compute::Real { model, .. } = &compute else {
+    let Compute::Real { shards, .. } = &compute else {
         anyhow::bail!("nothing to measure without a model")
     };
+    let model = &shards[0].model;
     let largest = args.batch.iter().copied().max().unwrap_or(1);
     let context = args.prompt + args.decode;
     let blocks = u64::from(blocks_for_tokens(context)) * u64::from(largest);

@@ -1,6 +1,7 @@
 //! Which models are served: one given by flags, or those of models.yaml.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -46,6 +47,8 @@ pub(crate) struct ModelChoice {
     /// None is the built-in one.
     pub(crate) folder: Option<PathBuf>,
     pub(crate) max_model_len: Option<u32>,
+    /// Devices that share it; none is one.
+    pub(crate) devices: Option<u32>,
     pub(crate) formats: FormatChoice,
 }
 
@@ -70,8 +73,7 @@ struct Entry {
     path: PathBuf,
     #[serde(default)]
     aliases: Vec<String>,
-    #[serde(default = "one")]
-    tensor_parallel_size: u32,
+    tensor_parallel_size: Option<u32>,
     max_model_len: Option<u32>,
     tool_format: Option<String>,
     reasoning_format: Option<String>,
@@ -79,9 +81,8 @@ struct Entry {
     enabled: bool,
 }
 
-const fn one() -> u32 {
-    1
-}
+/// Devices that may share one model: those of one host.
+const DEVICES: RangeInclusive<u32> = 1..=64;
 
 const fn yes() -> bool {
     true
@@ -90,31 +91,18 @@ const fn yes() -> bool {
 impl ModelArgs {
     /// The model of a process that computes: exactly one.
     pub(crate) fn read_one(&self, checks: &mut Checks) -> ModelChoice {
-        let size = checks.number("tensor_parallel_size", &self.tensor_parallel_size, 1..=u32::MAX);
-        if size != 1 {
-            checks.fault("tensor_parallel_size", not_parallel(size));
-        }
         let Some(path) = self.file(checks) else {
             return self.single(checks);
         };
         let enabled = self.enabled(&path, checks);
-        for (name, _, size) in &enabled {
-            if *size != 1 {
-                checks.other_fault(format_args!(
-                    "tensor_parallel_size of model {name} in {}: {}",
-                    path.display(),
-                    not_parallel(*size)
-                ));
-            }
-        }
         let names: Vec<&str> = enabled.iter().map(|(name, ..)| name.as_str()).collect();
         let wanted = self.served_model_name.as_deref();
         let found = enabled
             .iter()
             .find(|(name, ..)| wanted.is_none_or(|wanted| wanted == name));
         match (found, wanted) {
-            (Some((_, choice, _)), Some(_)) => return choice.clone(),
-            (Some((_, choice, _)), None) if enabled.len() == 1 => return choice.clone(),
+            (Some((_, choice)), Some(_)) => return choice.clone(),
+            (Some((_, choice)), None) if enabled.len() == 1 => return choice.clone(),
             (Some(_), None) => checks.fault(
                 "served_model_name",
                 format_args!(
@@ -139,13 +127,12 @@ impl ModelArgs {
 
     /// All models of a process that does not compute.
     pub(crate) fn read_all(&self, checks: &mut Checks) -> Vec<ModelChoice> {
-        checks.number("tensor_parallel_size", &self.tensor_parallel_size, 1..=u32::MAX);
         match self.file(checks) {
             None => vec![self.single(checks)],
             // A name, shared with workers, which choose by it, chooses nothing here.
             Some(path) => {
                 let enabled = self.enabled(&path, checks);
-                enabled.into_iter().map(|(_, choice, _)| choice).collect()
+                enabled.into_iter().map(|(_, choice)| choice).collect()
             }
         }
     }
@@ -168,15 +155,21 @@ impl ModelArgs {
     }
 
     /// The enabled models of a file; what one does not say of its length and formats the flags say.
-    fn enabled(&self, path: &Path, checks: &mut Checks) -> Vec<(String, ModelChoice, u32)> {
+    fn enabled(&self, path: &Path, checks: &mut Checks) -> Vec<(String, ModelChoice)> {
         let (longest, formats) = (self.longest(checks), self.formats(checks));
+        let devices = self.devices(checks);
         let mut enabled = read_file(path, checks);
-        for (_, choice, _) in &mut enabled {
+        for (_, choice) in &mut enabled {
             choice.max_model_len = choice.max_model_len.or(longest);
+            choice.devices = choice.devices.or(Some(devices));
             choice.formats.tools = choice.formats.tools.or(formats.tools);
             choice.formats.reasoning = choice.formats.reasoning.or(formats.reasoning);
         }
         enabled
+    }
+
+    fn devices(&self, checks: &mut Checks) -> u32 {
+        checks.number("tensor_parallel_size", &self.tensor_parallel_size, DEVICES)
     }
 
     fn longest(&self, checks: &mut Checks) -> Option<u32> {
@@ -194,6 +187,7 @@ impl ModelArgs {
             aliases: self.aliases.clone(),
             folder: self.model.clone(),
             max_model_len: self.longest(checks),
+            devices: Some(self.devices(checks)),
             formats: self.formats(checks),
         }
     }
@@ -240,12 +234,8 @@ fn unknown_format(id: &str, name: &str) -> Option<String> {
     (!is_known).then(|| format!("`{name}` is no format; known are {}", known.join(", ")))
 }
 
-fn not_parallel(size: u32) -> String {
-    format!("{size} devices cannot share a model on this backend; use 1")
-}
-
 /// The enabled models of a file with their names and how many devices each wants.
-fn read_file(path: &Path, checks: &mut Checks) -> Vec<(String, ModelChoice, u32)> {
+fn read_file(path: &Path, checks: &mut Checks) -> Vec<(String, ModelChoice)> {
     let file: ModelsFile = match read_yaml(path) {
         Ok(file) => file,
         Err(error) => {
@@ -275,10 +265,9 @@ fn read_file(path: &Path, checks: &mut Checks) -> Vec<(String, ModelChoice, u32)
         if entry.max_model_len == Some(0) {
             checks.other_fault(fault("max_model_len: 0 tokens hold no request".to_owned()));
         }
-        if entry.tensor_parallel_size == 0 {
-            checks.other_fault(fault(
-                "tensor_parallel_size: 0 devices compute nothing".to_owned(),
-            ));
+        if let Some(size) = entry.tensor_parallel_size.filter(|size| !DEVICES.contains(size)) {
+            let range = format_args!("must be from {} to {}", DEVICES.start(), DEVICES.end());
+            checks.other_fault(fault(format!("tensor_parallel_size: is {size}, {range}")));
         }
         let formats = [
             ("tool_format", &entry.tool_format),
@@ -295,8 +284,9 @@ fn read_file(path: &Path, checks: &mut Checks) -> Vec<(String, ModelChoice, u32)
             aliases: entry.aliases,
             folder: Some(entry.path),
             max_model_len: entry.max_model_len,
+            devices: entry.tensor_parallel_size,
         };
-        choices.push((entry.name, choice, entry.tensor_parallel_size));
+        choices.push((entry.name, choice));
     }
     choices
 }
@@ -355,13 +345,13 @@ mod tests {
 
     #[test]
     fn every_fault_of_a_file_is_told() {
-        let text = "models:\n- {name: a, path: /nowhere, max_model_len: 0}\n- {name: a, path: FOLDER, tensor_parallel_size: 4}\n";
+        let text = "models:\n- {name: a, path: /nowhere, max_model_len: 0}\n- {name: a, path: FOLDER, tensor_parallel_size: 400}\n";
         let line = with_file(text, &["--served-model-name", "a"]).0.unwrap_err();
         for word in [
             "/nowhere is no folder",
             "max_model_len: 0",
             "`a` is taken",
-            "4 devices",
+            "tensor_parallel_size: is 400, must be from 1 to 64",
         ] {
             assert!(line.contains(word), "lacks {word}: {line}");
         }
