@@ -158,6 +158,23 @@ VL_DEVICE void narrow(float value, float& to) { to = value; }
 VL_DEVICE void narrow(float value, Bf16& to) { to.bits = static_cast<u16>(pack(value, 0.0f, Bf16{})); }
 VL_DEVICE void narrow(float value, F16& to) { to.bits = static_cast<u16>(pack(value, 0.0f, F16{})); }
 
+/// The elements of 16 bytes.
+template <typename T>
+VL_DEVICE void unpack(const Words& words, float (&out)[8], T) {
+    const u32 pairs[4] = {words.x, words.y, words.z, words.w};
+    VL_UNROLL
+    for (u32 pair = 0; pair < 4; ++pair) {
+        out[2 * pair] = widen(T{static_cast<u16>(pairs[pair])});
+        out[2 * pair + 1] = widen(T{static_cast<u16>(pairs[pair] >> 16)});
+    }
+}
+VL_DEVICE void unpack(const Words& words, float (&out)[4], float) {
+    out[0] = float_of(words.x);
+    out[1] = float_of(words.y);
+    out[2] = float_of(words.z);
+    out[3] = float_of(words.w);
+}
+
 /// The sum over a warp's lanes, the same bits in each.
 VL_DEVICE float warp_sum(float value) {
     VL_UNROLL

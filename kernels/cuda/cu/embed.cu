@@ -12,10 +12,10 @@ VL_DEVICE void embed(const T* table, const u32* tokens, float* x, u32 count, u32
     // 16 bytes a load; `hidden` is a multiple of what they hold.
     constexpr u32 kEach = 16 / sizeof(T);
     for (u32 start = threadIdx.x * kEach; start < hidden; start += blockDim.x * kEach) {
-        Words words = *reinterpret_cast<const Words*>(row + start);
-        const T* elements = reinterpret_cast<const T*>(&words);
+        float elements[kEach];
+        unpack(*reinterpret_cast<const Words*>(row + start), elements, T{});
         VL_UNROLL
-        for (u32 element = 0; element < kEach; ++element) out[start + element] = widen(elements[element]);
+        for (u32 element = 0; element < kEach; ++element) out[start + element] = elements[element];
     }
 }
 

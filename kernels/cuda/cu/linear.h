@@ -59,4 +59,44 @@ VL_DEVICE void multiply_step(float (&sums)[4], const Words& low, const Words& hi
     multiply_add(sums, low.z, high.z, low.w, high.w, x.z, x.w, T{});
 }
 
+/// How the parts of a block of few tokens lie in shared memory: `[part][token][row]`. A lane's sums are the matrix instruction's.
+template <u32 kRowTiles, u32 kTokenTiles>
+VL_DEVICE void store_part(float* parts, u32 part, u32 lane, const float (&sums)[kRowTiles][kTokenTiles][4]) {
+    constexpr u32 kRows = 16 * kRowTiles, kColumns = 8 * kTokenTiles;
+    VL_UNROLL
+    for (u32 row = 0; row < kRowTiles; ++row) {
+        VL_UNROLL
+        for (u32 token = 0; token < kTokenTiles; ++token) {
+            VL_UNROLL
+            for (u32 element = 0; element < 4; ++element) {
+                u32 at = token * 8 + lane % 4 * 2 + element % 2;
+                parts[(part * kColumns + at) * kRows + row * 16 + element / 2 * 8 + lane / 4] = sums[row][token][element];
+            }
+        }
+    }
+}
+
+/// Adds up the parts that a block of eight warps has stored, and ends its outputs.
+template <typename T, Ending kEnding, u32 kRowTiles, u32 kTokenTiles>
+VL_DEVICE void finish_skinny(const Linear<T>& linear, const float* parts, u32 first_row) {
+    constexpr u32 kRows = 16 * kRowTiles, kColumns = 8 * kTokenTiles;
+    auto sum_of = [&](u32 token, u32 row) {
+        float sum = parts[token * kRows + row];
+        VL_UNROLL
+        for (u32 index = 1; index < kParts; ++index) sum = __fadd_rn(sum, parts[(index * kColumns + token) * kRows + row]);
+        return sum;
+    };
+    constexpr u32 kEach = kEnding == Ending::kSilu ? kRows / 2 : kRows;
+    for (u32 index = threadIdx.x; index < kEach * kColumns; index += kParts * kWarp) {
+        u32 token = index / kEach, row = index % kEach;
+        if constexpr (kEnding == Ending::kSilu) row = row / 8 * 16 + row % 8;
+        if (token >= linear.tokens || first_row + row >= linear.outputs) continue;
+        if constexpr (kEnding == Ending::kSilu) {
+            linear.finish_silu(sum_of(token, row), sum_of(token, row + 8), token, first_row + row);
+        } else {
+            linear.template finish<kEnding>(sum_of(token, row), token, first_row + row);
+        }
+    }
+}
+
 #define VL_LINEAR_ENDINGS(make, name, T) make(store, Ending::kStore, name, T) make(add, Ending::kAdd, name, T) make(silu, Ending::kSilu, name, T)

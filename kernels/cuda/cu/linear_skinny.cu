@@ -102,36 +102,9 @@ VL_DEVICE void linear_skinny(const Linear<T>& linear) {
         }
         now = next;
     }
-    // [part][token][row]
-    VL_UNROLL
-    for (u32 row = 0; row < kRowTiles; ++row) {
-        VL_UNROLL
-        for (u32 token = 0; token < kTokenTiles; ++token) {
-            VL_UNROLL
-            for (u32 element = 0; element < 4; ++element) {
-                u32 at = token * 8 + quarter * 2 + element % 2;
-                parts[(part * kColumns + at) * kRows + row * 16 + element / 2 * 8 + group] = sums[row][token][element];
-            }
-        }
-    }
+    store_part<kRowTiles, kTokenTiles>(parts, part, lane, sums);
     __syncthreads();
-    auto sum_of = [&](u32 token, u32 row) {
-        float sum = parts[token * kRows + row];
-        VL_UNROLL
-        for (u32 index = 1; index < kParts; ++index) sum = __fadd_rn(sum, parts[(index * kColumns + token) * kRows + row]);
-        return sum;
-    };
-    constexpr u32 kEach = kEnding == Ending::kSilu ? kRows / 2 : kRows;
-    for (u32 index = threadIdx.x; index < kEach * kColumns; index += kParts * kWarp) {
-        u32 token = index / kEach, row = index % kEach;
-        if constexpr (kEnding == Ending::kSilu) row = row / 8 * 16 + row % 8;
-        if (token >= linear.tokens || first_row + row >= linear.outputs) continue;
-        if constexpr (kEnding == Ending::kSilu) {
-            linear.finish_silu(sum_of(token, row), sum_of(token, row + 8), token, first_row + row);
-        } else {
-            linear.template finish<kEnding>(sum_of(token, row), token, first_row + row);
-        }
-    }
+    finish_skinny<T, kEnding, kRowTiles, kTokenTiles>(linear, parts, first_row);
 }
 
 #define MAKE_ONE(ending, kEnding, name, T, suffix, row_tiles, token_tiles)                                                      \

@@ -3,17 +3,12 @@
 // times, 64 products a byte, above what the tensor cores can take from the second cache. At few tokens the weights' bytes are
 // what counts and there are fewer tiles than processors: then `splits` blocks share a tile, each taking some of its eight parts; the last
 // to finish adds the parts up in their order.
-#include "linear.h"
+#include "linear_tile.h"
 
-constexpr u32 kThreads = 256;
-constexpr u32 kRows = 128;
 constexpr u32 kStageK = 64;
 constexpr u32 kStages = 4;
 /// 16-byte pieces of a row in a stage.
 constexpr u32 kPieces = kStageK * 2 / 16;
-/// Warps lie 4 along the outputs, 2 along the tokens.
-constexpr u32 kWarpRows = kRows / 4;
-constexpr u32 kRowTiles = kWarpRows / 16;
 
 /// Where a piece of a row lies. Eight threads that read together take four pieces of two rows: every second row has its halves swapped,
 /// so that they fall on different banks.
@@ -22,9 +17,7 @@ VL_DEVICE u32 piece_place(u32 row, u32 piece) { return row * kPieces + (piece ^ 
 template <typename T, u32 kTokens>
 struct Tile {
     static constexpr u32 kTokenTiles = kTokens / 2 / 8;
-    static constexpr u32 kStageBytes = (kRows + kTokens) * kStageK * 2;
-    /// A row of the tile of outputs in shared memory; 4 more, so that threads of one column meet different banks.
-    static constexpr u32 kOutRow = kRows + 4;
+    static constexpr u32 kStageBytes = (kTileRows + kTokens) * kStageK * 2;
 
     const Linear<T>& linear;
     Words* stages;
@@ -35,8 +28,8 @@ struct Tile {
     template <u32 kCount>
     VL_DEVICE void copy_rows(Words* into, const T* from, u32 first, u32 rows, u32 part, u32 stage) const {
         VL_UNROLL
-        for (u32 round = 0; round < kCount * kPieces / kThreads; ++round) {
-            u32 index = round * kThreads + threadIdx.x;
+        for (u32 round = 0; round < kCount * kPieces / kTileThreads; ++round) {
+            u32 index = round * kTileThreads + threadIdx.x;
             u32 row = index / kPieces, piece = index % kPieces;
             u32 inside = stage * kStageK + piece * 8;
             u32 k = part * length + inside;
@@ -48,26 +41,26 @@ struct Tile {
     }
     VL_DEVICE Words* stage_at(u32 index) const { return stages + index % kStages * (kStageBytes / 16); }
     VL_DEVICE void copy_weights(u32 index, u32 first_part) const {
-        copy_rows<kRows>(stage_at(index), linear.weight, first_row, linear.outputs, first_part + index / stages_of_part,
+        copy_rows<kTileRows>(stage_at(index), linear.weight, first_row, linear.outputs, first_part + index / stages_of_part,
                          index % stages_of_part);
     }
     VL_DEVICE void copy_x(u32 index, u32 first_part) const {
-        copy_rows<kTokens>(stage_at(index) + kRows * kPieces, linear.x, first_token, linear.tokens,
+        copy_rows<kTokens>(stage_at(index) + kTileRows * kPieces, linear.x, first_token, linear.tokens,
                            first_part + index / stages_of_part, index % stages_of_part);
     }
 
-    VL_DEVICE void multiply(float (&sums)[kRowTiles][kTokenTiles][4], u32 index) const {
+    VL_DEVICE void multiply(float (&sums)[kTileRowTiles][kTokenTiles][4], u32 index) const {
         const Words* rows = stage_at(index);
-        const Words* tokens = rows + kRows * kPieces;
+        const Words* tokens = rows + kTileRows * kPieces;
         u32 warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
         u32 group = lane / 4, quarter = lane % 4;
-        u32 warp_row = warp % 4 * kWarpRows, warp_token = warp / 4 * (kTokens / 2);
+        u32 warp_row = warp % 4 * kTileWarpRows, warp_token = warp / 4 * (kTokens / 2);
         VL_UNROLL
         for (u32 step = 0; step < kStageK / kStep; ++step) {
             u32 piece = step * 4 + quarter;
-            Words weight[kRowTiles][2];
+            Words weight[kTileRowTiles][2];
             VL_UNROLL
-            for (u32 tile = 0; tile < kRowTiles; ++tile) {
+            for (u32 tile = 0; tile < kTileRowTiles; ++tile) {
                 weight[tile][0] = rows[piece_place(warp_row + tile * 16 + group, piece)];
                 weight[tile][1] = rows[piece_place(warp_row + tile * 16 + 8 + group, piece)];
             }
@@ -75,63 +68,13 @@ struct Tile {
             for (u32 token = 0; token < kTokenTiles; ++token) {
                 Words x = tokens[piece_place(warp_token + token * 8 + group, piece)];
                 VL_UNROLL
-                for (u32 tile = 0; tile < kRowTiles; ++tile) {
+                for (u32 tile = 0; tile < kTileRowTiles; ++tile) {
                     multiply_step<T>(sums[tile][token], weight[tile][0], weight[tile][1], x);
                 }
             }
         }
     }
-
-    /// Writes the tile's outputs, by way of shared memory so that whole rows of outputs go out together.
-    template <Ending kEnding>
-    VL_DEVICE void finish(const float (&sums)[kRowTiles][kTokenTiles][4]) const {
-        float* tile_out = reinterpret_cast<float*>(stages);
-        u32 warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-        u32 warp_row = warp % 4 * kWarpRows, warp_token = warp / 4 * (kTokens / 2);
-        // All have read the last stage.
-        __syncthreads();
-        VL_UNROLL
-        for (u32 tile = 0; tile < kRowTiles; ++tile) {
-            VL_UNROLL
-            for (u32 token = 0; token < kTokenTiles; ++token) {
-                VL_UNROLL
-                for (u32 element = 0; element < 4; ++element) {
-                    u32 at = warp_token + token * 8 + lane % 4 * 2 + element % 2;
-                    u32 row = warp_row + tile * 16 + element / 2 * 8 + lane / 4;
-                    tile_out[at * kOutRow + row] = sums[tile][token][element];
-                }
-            }
-        }
-        __syncthreads();
-        constexpr u32 kEach = kEnding == Ending::kSilu ? kRows / 2 : kRows;
-        for (u32 index = threadIdx.x; index < kTokens * kEach; index += kThreads) {
-            u32 token = index / kEach, row = index % kEach;
-            if constexpr (kEnding == Ending::kSilu) row = row / 8 * 16 + row % 8;
-            if (first_token + token >= linear.tokens || first_row + row >= linear.outputs) continue;
-            const float* at = tile_out + token * kOutRow + row;
-            if constexpr (kEnding == Ending::kSilu) {
-                linear.finish_silu(at[0], at[8], first_token + token, first_row + row);
-            } else {
-                linear.template finish<kEnding>(at[0], first_token + token, first_row + row);
-            }
-        }
-    }
 };
-
-/// Whether this block is the last of a tile's to have written its parts. The counter is zero again afterwards.
-VL_DEVICE bool is_last(u32* counter, u32 splits) {
-    VL_SHARED(u32, before, 1);
-    // Each thread's parts are seen by all before it is counted.
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        before[0] = atomicAdd(counter, 1u);
-        if (before[0] == splits - 1) *counter = 0;
-    }
-    __syncthreads();
-    __threadfence();
-    return before[0] == splits - 1;
-}
 
 template <typename T, Ending kEnding, u32 kTokens>
 VL_DEVICE void linear_tiled(const Linear<T>& linear, float* workspace, u32* counters, u32 splits) {
@@ -141,7 +84,7 @@ VL_DEVICE void linear_tiled(const Linear<T>& linear, float* workspace, u32* coun
     u32 length = part_length(linear.inputs);
     Shape tile{linear,
                reinterpret_cast<Words*>(memory),
-               blockIdx.y * kRows,
+               blockIdx.y * kTileRows,
                blockIdx.x * kTokens,
                length,
                divide_up(length, kStageK)};
@@ -160,20 +103,9 @@ VL_DEVICE void linear_tiled(const Linear<T>& linear, float* workspace, u32* coun
         copy_commit();
     }
     u32 number = blockIdx.y * gridDim.x + blockIdx.x;
-    float* mine = workspace + static_cast<u64>(number) * kParts * (kRows * kTokens) + threadIdx.x;
-    float sums[kRowTiles][kTokenTiles][4] = {};
-    float totals[kRowTiles][kTokenTiles][4] = {};
-    // f(where in its array, number among the thread's) for each sum of a thread.
-    auto each = [](auto&& f) {
-        VL_UNROLL
-        for (u32 row = 0; row < kRowTiles; ++row) {
-            VL_UNROLL
-            for (u32 token = 0; token < kTokenTiles; ++token) {
-                VL_UNROLL
-                for (u32 element = 0; element < 4; ++element) f(row, token, element, (row * kTokenTiles + token) * 4 + element);
-            }
-        }
-    };
+    float* mine = workspace + static_cast<u64>(number) * kParts * (kTileRows * kTokens) + threadIdx.x;
+    float sums[kTileRowTiles][kTokenTiles][4] = {};
+    float totals[kTileRowTiles][kTokenTiles][4] = {};
     u32 index = 0;
     for (u32 part = first_part; part < first_part + parts; ++part) {
         for (u32 stage = 0; stage < tile.stages_of_part; ++stage, ++index) {
@@ -188,13 +120,13 @@ VL_DEVICE void linear_tiled(const Linear<T>& linear, float* workspace, u32* coun
             copy_commit();
             tile.multiply(sums, index);
         }
-        each([&](u32 row, u32 token, u32 element, u32 place) {
+        each_sum<kTokenTiles>([&](u32 row, u32 token, u32 element, u32 place) {
             float& sum = sums[row][token][element];
             if (splits == 1) {
                 float& total = totals[row][token][element];
                 total = __fadd_rn(total, sum);
             } else {
-                mine[(part * (kRows * kTokens)) + place * kThreads] = sum;
+                mine[(part * (kTileRows * kTokens)) + place * kTileThreads] = sum;
             }
             sum = 0.0f;
         });
@@ -202,13 +134,13 @@ VL_DEVICE void linear_tiled(const Linear<T>& linear, float* workspace, u32* coun
     if (splits > 1) {
         if (!is_last(counters + number, splits)) return;
         for (u32 part = 0; part < kParts; ++part) {
-            each([&](u32 row, u32 token, u32 element, u32 place) {
+            each_sum<kTokenTiles>([&](u32 row, u32 token, u32 element, u32 place) {
                 float& total = totals[row][token][element];
-                total = __fadd_rn(total, load_fresh(mine + part * (kRows * kTokens) + place * kThreads));
+                total = __fadd_rn(total, load_fresh(mine + part * (kTileRows * kTokens) + place * kTileThreads));
             });
         }
     }
-    tile.template finish<kEnding>(totals);
+    finish_tile<T, kEnding, kTokens>(linear, reinterpret_cast<float*>(memory), totals, tile.first_row, tile.first_token);
 }
 
 #define MAKE_ONE(ending, kEnding, name, T, tokens_of_tile)                                                                     \

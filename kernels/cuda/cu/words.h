@@ -6,8 +6,8 @@ using u16 = unsigned short;
 using u32 = unsigned int;
 using u64 = unsigned long long;
 
-/// Four 32-bit words: what one thread loads or stores at once.
-struct alignas(16) Words {
+/// Four 32-bit words: what one thread loads or stores at once, whatever the memory holds.
+struct __attribute__((may_alias, aligned(16))) Words {
     u32 x, y, z, w;
 };
 

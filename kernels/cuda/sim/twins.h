@@ -179,6 +179,19 @@ inline void multiply_add(float (&sums)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b
     }
 }
 
+template <typename T>
+inline u32 multiply_add_pair(u32 a, u32 b, u32 c, T) {
+    T* type = nullptr;
+    u32 sums = 0;
+    for (u32 half = 0; half < 32; half += 16) {
+        double product = static_cast<double>(widen_bits(static_cast<u16>(a >> half), type)) * widen_bits(static_cast<u16>(b >> half), type);
+        // Exact in double for the numbers this is used with.
+        float sum = static_cast<float>(product + widen_bits(static_cast<u16>(c >> half), type));
+        sums |= static_cast<u32>(round_to(sum, type)) << half;
+    }
+    return sums;
+}
+
 inline float power_of_two(float x) { return std::exp2(x); }
 
 template <typename V>

@@ -5,17 +5,10 @@
 #undef MAKE
 #undef MAKE_ENDING
 #undef MAKE_ONE
-#define kThreads kTiledThreads
-#define kRows kTiledRows
 #include "../../cu/linear_tiled.cu"
 #undef MAKE
 #undef MAKE_ENDING
 #undef MAKE_ONE
-#undef kThreads
-#undef kRows
-#define kThreads kPlainThreads
-#define kRows kPlainRows
-#define kTokens kPlainTokens
 #include "../../cu/linear_f32.cu"
 
 /// One projection and what it should make.
