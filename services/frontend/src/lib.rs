@@ -4,6 +4,7 @@
 //! [`start`] serves on a listener that is already bound; it stops with the [`Tasks`] it was given: first it takes no
 //! new connections and requests, then running streams finish, then the tasks behind them end.
 
+mod admin;
 mod app;
 mod auth;
 mod books;
@@ -47,6 +48,7 @@ use crate::streams::{BatchOrder, Canceller, Failover, FailoverRules, Streams, Wa
 use crate::tap::Tap;
 use crate::workers::Workers;
 
+pub use admin::AdminParts;
 pub use auth::{
     Anonymous, Authenticator, Credentials, FixedKey, KeyAuthenticator, KeyCacheConfig, KeySource,
     TokenAuthenticator, TokenConfig, TokenFault,
@@ -95,6 +97,8 @@ pub struct FrontendParts {
     pub traces: Traces,
     /// Where things are kept for tenants, if anywhere.
     pub kept: Option<Kept>,
+    /// The operators' port, if there is to be one.
+    pub admin: Option<AdminParts>,
     /// Limits.
     pub config: FrontendConfig,
 }
@@ -143,6 +147,12 @@ impl FrontendHandle {
             .into_iter()
             .map(|route| (route.method, route.path))
             .collect()
+    }
+
+    /// The same of the operators' port.
+    #[must_use]
+    pub fn admin_routes() -> Vec<(&'static str, &'static str)> {
+        admin::routes()
     }
 
     /// Whether a prefill and a decode worker are alive for this model.
@@ -229,6 +239,14 @@ pub async fn start(parts: FrontendParts, listener: TcpListener) -> Result<Fronte
         config: parts.config,
     });
     kept::start(&app, &parts.tasks);
-    server::spawn(Arc::clone(&app), listener, &parts.tasks);
+    serve(&app, listener, parts.admin, &parts.tasks);
     Ok(FrontendHandle { address, app })
+}
+
+fn serve(app: &Arc<App>, clients: TcpListener, admin: Option<AdminParts>, tasks: &Tasks) {
+    if let Some(admin) = admin {
+        server::spawn(Arc::clone(app), admin::service(app, admin), tasks);
+    }
+    let clients = (http::router(Arc::clone(app)), clients);
+    server::spawn(Arc::clone(app), clients, tasks);
 }

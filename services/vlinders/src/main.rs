@@ -10,6 +10,7 @@ mod healthcheck;
 mod keys;
 mod ledger;
 mod models;
+mod operators;
 mod progress;
 mod roles;
 mod serving;

@@ -8,8 +8,8 @@ use tokio::net::TcpListener;
 use vlinders_bus::{Bus, InProcessBus, InProcessLimits, Spool, SpoolSync, SpoolUntil};
 use vlinders_engine::{Engine, EngineFacts};
 use vlinders_frontend::{
-    Authenticator, Books, FrontendConfig, FrontendHandle, FrontendParts, InProcessLimiter, Kept, PastUse,
-    ServedModel, ServedModels, SystemEntropy,
+    AdminParts, Authenticator, Books, FrontendConfig, FrontendHandle, FrontendParts, InProcessLimiter, Kept,
+    PastUse, ServedModel, ServedModels, SystemEntropy,
 };
 use vlinders_kernel_api::Urgency;
 use vlinders_kv_transfer::{KvTransport, MemTransport};
@@ -21,6 +21,7 @@ use vlinders_worker::{Parting, Role};
 
 use crate::credentials::Doorkeeping;
 use crate::greeting::greet_clients;
+use crate::operators::Opening;
 use crate::serving::{Model, formats_of};
 use crate::settings::{REQUESTS_OF_A_KEY, UpRole, UpSettings, data_dir};
 use crate::spool::{SpoolParts, SpoolSettings, open_spool};
@@ -224,6 +225,16 @@ impl Up {
         doorkeeping.begin()
     }
 
+    async fn operators_port(&self, settings: &UpSettings) -> anyhow::Result<Option<AdminParts>> {
+        let opening = Opening {
+            access: &settings.access,
+            store: self.ledger.clone().context("the ledger is opened first")?,
+            clock: Arc::clone(&self.clock),
+            metrics: &self.metrics,
+        };
+        opening.open(settings.admin.as_ref()).await
+    }
+
     /// Usage lies beside keys.
     fn books(&self, settings: &UpSettings) -> anyhow::Result<Books> {
         let ledger = self.ledger.clone().context("the ledger is opened first")?;
@@ -346,6 +357,7 @@ impl Up {
                 store,
                 rules: settings.kept.clone(),
             }),
+            admin: self.operators_port(settings).await?,
             config,
         };
         Ok(vlinders_frontend::start(parts, listener).await?)

@@ -72,7 +72,7 @@ fn is_token(credential: &str) -> bool {
 }
 
 /// What stands in `authorization: Bearer …`, or else in `x-api-key`.
-fn credential(headers: &HeaderMap) -> Result<&str, ApiError> {
+pub(crate) fn credential(headers: &HeaderMap) -> Result<&str, ApiError> {
     let bearer = only(headers, AUTHORIZATION.as_str())?.map(bearer).transpose()?;
     let credential = match bearer {
         Some(credential) => Some(credential),

@@ -12,6 +12,7 @@ use vlinders_ledger::{Scope, Scopes};
 use vlinders_openai_api::ApiError;
 use vlinders_types::{KeyId, TenantId};
 
+pub(crate) use self::credentials::credential;
 pub use self::credentials::{Credentials, FixedKey};
 pub use self::keys::{KeyAuthenticator, KeyCacheConfig};
 pub use self::tokens::{KeySource, TokenAuthenticator, TokenConfig, TokenFault};

@@ -55,7 +55,8 @@ fn access_to(route: Option<&str>, open_metrics: bool) -> Access {
     }
 }
 
-fn refused(error: &ApiError) -> Response {
+/// An error, with the way to come in where nobody was known.
+pub(crate) fn refused(error: &ApiError) -> Response {
     let mut response = error_response(error);
     if error.status == 401 {
         let scheme = HeaderValue::from_static("Bearer");

@@ -39,7 +39,8 @@ pub(crate) async fn ready(State(app): State<Arc<App>>) -> Response {
     }
 }
 
-fn obstacle(app: &App) -> Option<&'static str> {
+/// Why a request sent now could not be answered, if anything is known.
+pub(crate) fn obstacle(app: &App) -> Option<&'static str> {
     if app.stopping.is_cancelled() {
         return Some("draining");
     }

@@ -9,10 +9,10 @@ use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::timeout;
 use vlinders_ledger::{Amount, LedgerError, PriceTable, UsageQuery, UsageReports, UsageTotal};
-use vlinders_types::KeyId;
+use vlinders_types::{KeyId, RequestId};
 
-use super::Used;
-use super::terms::BudgetTerm;
+use super::terms::{BudgetTerm, Terms};
+use super::{Cost, Used};
 use crate::Caller;
 
 /// Keys asked for at one time. More wait for their turn.
@@ -64,6 +64,18 @@ impl PastUse {
                 None
             }
         }
+    }
+
+    /// What a key with all budgets has used of each up to now: tokens of the day and the month, and nanos of both.
+    pub(crate) async fn of_now(&self, caller: &Caller, now_ms: u64) -> Option<Vec<u64>> {
+        let cost = Cost {
+            request: RequestId(0),
+            started_ms: now_ms,
+            tokens: 0,
+            nanos: 0,
+        };
+        self.of(caller, &Terms::of(&caller.limits, None, &cost).budgets)
+            .await
     }
 
     async fn read(&self, caller: &Caller, budgets: &[BudgetTerm]) -> Result<Vec<u64>, LedgerError> {
@@ -122,10 +134,8 @@ impl PastUse {
 mod tests {
     use vlinders_ledger::conformance::event;
     use vlinders_ledger::{Budget, Factor, KeyLimits, Ledger, Rates, SqliteLedger};
-    use vlinders_types::{RequestId, UsageEvent};
+    use vlinders_types::UsageEvent;
 
-    use super::super::Cost;
-    use super::super::terms::Terms;
     use super::*;
 
     #[tokio::test]

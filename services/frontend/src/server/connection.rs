@@ -23,7 +23,6 @@ use vlinders_service_kit::{Stage, Tasks};
 use super::ConnectionFacts;
 use super::socket::{LimitedSocket, SocketLimits};
 use crate::app::App;
-use crate::http::router;
 
 /// Larger heads are refused without an answer's shape; up to here they are refused with it.
 const HEAD_BUFFER_BYTES: usize = 4 * LIMITS.header_bytes;
@@ -47,7 +46,7 @@ pub(super) struct ConnectionServer {
 }
 
 impl ConnectionServer {
-    pub(super) fn new(app: Arc<App>, tasks: Tasks) -> Self {
+    pub(super) fn new(app: Arc<App>, router: Router, tasks: Tasks) -> Self {
         let stopping = tasks.stopping(Stage::Intake);
         let mut builder = auto::Builder::new(StreamTasks(tasks));
         builder
@@ -67,7 +66,7 @@ impl ConnectionServer {
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT);
         Self {
-            router: router(Arc::clone(&app)),
+            router,
             app,
             builder,
             stopping,

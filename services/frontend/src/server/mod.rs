@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use axum::Router;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use vlinders_service_kit::{Stage, Tasks};
@@ -52,9 +53,9 @@ impl ConnectionFacts {
     }
 }
 
-/// Serves until the tasks stop.
-pub(crate) fn spawn(app: Arc<App>, listener: TcpListener, tasks: &Tasks) {
-    let server = Arc::new(ConnectionServer::new(app, tasks.clone()));
+/// Serves these routes until the tasks stop.
+pub(crate) fn spawn(app: Arc<App>, (router, listener): (Router, TcpListener), tasks: &Tasks) {
+    let server = Arc::new(ConnectionServer::new(app, router, tasks.clone()));
     tasks.spawn(
         Stage::Intake,
         "frontend-accept",

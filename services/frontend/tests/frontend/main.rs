@@ -2,6 +2,7 @@
 //! in-process bus.
 
 mod abuse;
+mod admin;
 mod choices;
 mod ends;
 mod failover;

@@ -13,7 +13,7 @@ use vlinders_bus::{
     StreamName, StreamRules, Subject, Subscription,
 };
 use vlinders_frontend::{
-    Anonymous, Authenticator, Books, Entropy, FrontendConfig, FrontendHandle, FrontendParts,
+    AdminParts, Anonymous, Authenticator, Books, Entropy, FrontendConfig, FrontendHandle, FrontendParts,
     InProcessLimiter, Kept, Limiter, ServedModels, start,
 };
 use vlinders_service_kit::{Clock, Metrics, Stage, Tasks, Traces};
@@ -55,6 +55,7 @@ pub(crate) struct Setting {
     pub(crate) authenticator: Arc<dyn Authenticator>,
     pub(crate) books: Books,
     pub(crate) kept: Option<Kept>,
+    pub(crate) admin: Option<AdminParts>,
 }
 
 impl Default for Setting {
@@ -69,6 +70,7 @@ impl Default for Setting {
             authenticator: Arc::new(Anonymous),
             books: Books::default(),
             kept: None,
+            admin: None,
         }
     }
 }
@@ -131,6 +133,7 @@ impl World {
             metrics: Metrics::default(),
             traces: Traces::off(),
             kept: setting.kept,
+            admin: setting.admin,
             config: setting.config,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::net::TcpListener;
 use vlinders_frontend::{
-    Books, FrontendConfig, FrontendParts, InProcessLimiter, Kept, Limiter, PastUse, RedisLimiter,
+    AdminParts, Books, FrontendConfig, FrontendParts, InProcessLimiter, Kept, Limiter, PastUse, RedisLimiter,
     ServedModels, SystemEntropy,
 };
 use vlinders_ledger::{PostgresLedger, PostgresOptions};
@@ -15,8 +15,9 @@ use super::database::open_database;
 use super::process::{Process, Starting};
 use crate::credentials::Doorkeeping;
 use crate::greeting::greet_clients;
+use crate::operators::Opening;
 use crate::serving::served;
-use crate::settings::{FrontendSettings, RateSettings};
+use crate::settings::{AccessSettings, AdminSettings, FrontendSettings, RateSettings};
 use crate::streams;
 use crate::watches::watch_queue;
 
@@ -52,6 +53,13 @@ async fn serve(settings: FrontendSettings) -> anyhow::Result<()> {
         reports: ledger.clone().map(|ledger| ledger as _),
         prices: settings.prices.map(Arc::new),
     };
+    let admin = operators_port(
+        &settings.access,
+        settings.admin.as_ref(),
+        ledger.clone(),
+        &process,
+    )
+    .await?;
     let names: Vec<String> = models.names().map(|(name, _)| name.to_owned()).collect();
     let bus = Arc::clone(&process.bus);
     let parts = FrontendParts {
@@ -79,6 +87,7 @@ async fn serve(settings: FrontendSettings) -> anyhow::Result<()> {
             rules: settings.kept,
         }),
         traces: settings.log.start_traces(&process.tasks, &process.metrics)?,
+        admin,
         config: FrontendConfig {
             request_deadline: settings.queue.request_deadline,
             drain: settings.drain,
@@ -102,6 +111,23 @@ async fn ledger(
         Some(database) => Some(Arc::new(open_database(database, limit).await?)),
         None => None,
     })
+}
+
+/// Operators are served where there are keys.
+async fn operators_port(
+    access: &AccessSettings,
+    admin: Option<&AdminSettings>,
+    ledger: Option<Arc<PostgresLedger>>,
+    process: &Process,
+) -> anyhow::Result<Option<AdminParts>> {
+    let Some(store) = ledger else { return Ok(None) };
+    let opening = Opening {
+        access,
+        store,
+        clock: Arc::clone(&process.clock),
+        metrics: &process.metrics,
+    };
+    opening.open(admin).await
 }
 
 fn limiter(rate: RateSettings, books: &Books, process: &Process) -> anyhow::Result<Arc<dyn Limiter>> {

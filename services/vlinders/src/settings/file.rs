@@ -21,6 +21,8 @@ const KEYS: &[(&str, &str)] = &[
     ("jwt.issuer", "jwt_issuer"),
     ("jwt.leeway_s", "jwt_leeway_s"),
     ("jwt.secret_key_file", "jwt_secret_key_file"),
+    ("admin.listen", "admin_listen"),
+    ("admin.token_file", "admin_token_file"),
     ("access.api_secret_key_file", "api_secret_key_file"),
     ("server.drain_s", "drain_s"),
     ("server.data_dir", "data_dir"),
@@ -178,6 +180,7 @@ pub(crate) fn origins(
         "postgres_password",
         "jwt_secret_key",
         "api_secret_key",
+        "admin_token",
     ] {
         names.insert(secret.to_owned(), secret.to_ascii_uppercase());
     }

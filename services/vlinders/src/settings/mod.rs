@@ -8,6 +8,7 @@ mod engine;
 mod file;
 mod kept;
 mod model;
+mod operators;
 mod prices;
 mod process;
 mod roles;
@@ -22,6 +23,7 @@ pub(crate) use engine::{BackendKind, EngineArgs, EngineSettings};
 pub(crate) use file::{layered, origins};
 pub(crate) use kept::KeptArgs;
 pub(crate) use model::{ModelArgs, ModelChoice};
+pub(crate) use operators::{AdminArgs, AdminSettings};
 pub(crate) use prices::PriceArgs;
 pub(crate) use process::{LogSettings, ProcessArgs};
 pub(crate) use roles::{

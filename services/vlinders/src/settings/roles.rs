@@ -14,9 +14,9 @@ use vlinders_worker::Role;
 use super::stores::{chain, pem_file, secret_from_environment};
 use super::transports::KvTransports;
 use super::{
-    AccessArgs, AccessSettings, DatabaseArgs, EngineArgs, EngineSettings, KeptArgs, LogSettings, ModelArgs,
-    ModelChoice, NatsArgs, PriceArgs, ProcessArgs, QueueArgs, QueueSettings, SpoolArgs, Surroundings,
-    TokenArgs, TokenSettings,
+    AccessArgs, AccessSettings, AdminArgs, AdminSettings, DatabaseArgs, EngineArgs, EngineSettings, KeptArgs,
+    LogSettings, ModelArgs, ModelChoice, NatsArgs, PriceArgs, ProcessArgs, QueueArgs, QueueSettings,
+    SpoolArgs, Surroundings, TokenArgs, TokenSettings,
 };
 use crate::spool::SpoolSettings;
 
@@ -49,6 +49,8 @@ pub(crate) struct FrontendArgs {
     database: DatabaseArgs,
     #[command(flatten)]
     prices: PriceArgs,
+    #[command(flatten)]
+    admin: AdminArgs,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
@@ -144,6 +146,7 @@ pub(crate) struct FrontendSettings {
     /// Where keys and usage are, and what is kept for tenants.
     pub(crate) database: Option<PostgresOptions>,
     pub(crate) prices: Option<PriceTable>,
+    pub(crate) admin: Option<AdminSettings>,
     pub(crate) models: Vec<ModelChoice>,
     pub(crate) nats: NatsOptions,
     pub(crate) queue: QueueSettings,
@@ -180,6 +183,7 @@ impl FrontendArgs {
             tokens,
             database: self.database.read(checks_of),
             prices: self.prices.read(checks_of),
+            admin: self.admin.read(self.database.is_given(), checks_of),
             models: self.model.read_all(checks_of),
             nats: self.nats.read("vlinders-frontend".to_owned(), checks_of),
             queue: self.queue.read(checks_of),

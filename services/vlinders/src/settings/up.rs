@@ -9,8 +9,9 @@ use vlinders_ledger::PriceTable;
 use vlinders_service_kit::{Checks, Given, SettingValue};
 
 use super::{
-    AccessArgs, AccessSettings, EngineArgs, EngineSettings, KeptArgs, LogSettings, ModelArgs, ModelChoice,
-    PriceArgs, ProcessArgs, QueueArgs, QueueSettings, Surroundings, TokenArgs, TokenSettings,
+    AccessArgs, AccessSettings, AdminArgs, AdminSettings, EngineArgs, EngineSettings, KeptArgs, LogSettings,
+    ModelArgs, ModelChoice, PriceArgs, ProcessArgs, QueueArgs, QueueSettings, Surroundings, TokenArgs,
+    TokenSettings,
 };
 
 /// Flags of `vlinders up`.
@@ -45,6 +46,8 @@ pub(crate) struct UpArgs {
     #[command(flatten)]
     kept: KeptArgs,
     #[command(flatten)]
+    admin: AdminArgs,
+    #[command(flatten)]
     process: ProcessArgs,
 }
 
@@ -76,6 +79,7 @@ pub(crate) struct UpSettings {
     pub(crate) tokens: TokenSettings,
     pub(crate) prices: Option<PriceTable>,
     pub(crate) kept: KeptRules,
+    pub(crate) admin: Option<AdminSettings>,
     pub(crate) log: LogSettings,
 }
 
@@ -100,6 +104,7 @@ impl UpArgs {
             access: self.access.read(&surroundings, &mut checks),
             tokens: self.tokens.read(&mut checks),
             prices: self.prices.read(&mut checks),
+            admin: self.admin.read(true, &mut checks),
             role: checks.value("role", &self.role).unwrap_or(UpRole::Split),
             engine: self.engine.read(&mut checks),
             queue: self.queue.read(&mut checks),

@@ -114,6 +114,7 @@ impl World {
             metrics: self.metrics.clone(),
             traces: self.traces(&self.front),
             kept: None,
+            admin: None,
             config: FrontendConfig::default(),
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
