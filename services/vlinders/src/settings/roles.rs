@@ -331,12 +331,15 @@ impl WorkerArgs {
             checks.fault("worker_name", "is empty or longer than 128 bytes");
         }
         let engine = self.engine.read(&mut checks);
+        let model = self.model.read_one(&mut checks);
         let transports = checks.value("kv_transports", &self.kv_transports);
         let transports = transports.unwrap_or(KvTransports::AUTO);
-        let transports = transports.with(engine.backend).unwrap_or_else(|text| {
-            checks.fault("kv_transports", text);
-            transports
-        });
+        let transports = transports
+            .with(engine.backend, model.devices.unwrap_or(1))
+            .unwrap_or_else(|text| {
+                checks.fault("kv_transports", text);
+                transports
+            });
         let kv_listen = checks.value("kv_listen", &self.kv_listen).unwrap_or_else(local);
         if transports.listen() && kv_listen.ip().is_unspecified() {
             let text = format!(
@@ -345,7 +348,7 @@ impl WorkerArgs {
             checks.fault("kv_listen", text);
         }
         let settings = WorkerSettings {
-            model: self.model.read_one(&mut checks),
+            model,
             nats: self.nats.read(format!("vlinders-{name}"), &mut checks),
             queue: self.queue.read(&mut checks),
             kv_listen,

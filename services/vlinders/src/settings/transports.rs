@@ -38,19 +38,23 @@ impl KvTransports {
         is_auto: true,
     };
 
-    /// What of it goes with this backend.
+    /// What of it goes with this backend, and with a model that so many devices share.
     ///
     /// # Errors
     /// When something that was asked for by name does not.
-    pub(crate) fn with(self, backend: BackendKind) -> Result<Self, &'static str> {
-        if backend == BackendKind::Cpu {
+    pub(crate) fn with(self, backend: BackendKind, devices: u32) -> Result<Self, &'static str> {
+        if backend == BackendKind::Cpu && devices == 1 {
             return Ok(self);
         }
         if self.shm && !self.is_auto {
-            return Err("`shm` needs --backend cpu, whose blocks other processes can read; use `tcp`");
+            return Err(
+                "`shm` needs --backend cpu and one device, whose blocks other processes can read; use `tcp`",
+            );
         }
         if self.nixl == Some(NixlUse::Always) {
-            return Err("`nixl` needs --backend cpu, whose blocks lie in one place; use `tcp`");
+            return Err(
+                "`nixl` needs --backend cpu and one device, whose blocks lie in one place; use `tcp`",
+            );
         }
         Ok(Self {
             shm: false,
@@ -116,11 +120,13 @@ mod tests {
 
     #[test]
     fn other_backends_leave_out_what_they_cannot_do_unless_it_was_asked_for() {
-        let auto = KvTransports::AUTO.with(BackendKind::Reference).unwrap();
+        let auto = KvTransports::AUTO.with(BackendKind::Reference, 1).unwrap();
         assert!(auto.tcp && !auto.shm && auto.nixl.is_none() && auto.listen());
         let shm = KvTransports::read("shm").unwrap();
-        assert!(shm.with(BackendKind::Reference).is_err());
-        assert_eq!(shm.with(BackendKind::Cpu), Ok(shm));
+        assert!(shm.with(BackendKind::Reference, 1).is_err());
+        assert!(shm.with(BackendKind::Cpu, 2).is_err());
+        assert_eq!(KvTransports::AUTO.with(BackendKind::Cpu, 2), Ok(auto));
+        assert_eq!(shm.with(BackendKind::Cpu, 1), Ok(shm));
         assert!(!shm.listen());
     }
 }

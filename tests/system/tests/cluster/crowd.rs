@@ -8,12 +8,17 @@ use crate::{Checked, ONE_THREAD, counted, in_turn, judged, plan, subjects};
 const CLIENTS: usize = 200;
 
 async fn two_hundred_clients(plan: Plan) -> Checked {
+    all_answered(plan, &ONE_THREAD, CLIENTS).await
+}
+
+/// So many clients of a cluster get what one process says, started with these arguments.
+async fn all_answered(plan: Plan, alone: &[&str], clients: usize) -> Checked {
     let subjects = subjects::mixed();
-    let reference = Reference::of(&subjects, &ONE_THREAD).await?;
+    let reference = Reference::of(&subjects, alone).await?;
     let cluster = Cluster::start(plan).await?;
     let frontends = cluster.frontends()?;
     let mut load = Load::new(&subjects);
-    for client in 0..CLIENTS {
+    for client in 0..clients {
         // Neither the frontend nor the way of delivery shall go with the subject.
         let is_streamed = !(client / subjects.len()).is_multiple_of(3);
         load.ask(
@@ -22,7 +27,7 @@ async fn two_hundred_clients(plan: Plan) -> Checked {
             is_streamed,
         );
     }
-    load.answers(CLIENTS).await?;
+    load.answers(clients).await?;
     cluster.settled().await?;
     for role in [Role::Prefill, Role::Decode] {
         for (name, samples) in cluster.metrics_of(role).await? {
@@ -39,7 +44,7 @@ async fn two_hundred_clients(plan: Plan) -> Checked {
     .await?;
     println!("{handed} hand-offs");
     ensure!(
-        handed >= CLIENTS as f64 / 2.0,
+        handed >= clients as f64 / 2.0,
         "only {handed} sequences changed hands"
     );
     judged(cluster, load, &reference).await?;
@@ -61,6 +66,13 @@ async fn two_hundred_clients_over_shared_memory() -> Checked {
 async fn two_hundred_clients_over_tcp() -> Checked {
     // With all that can be logged, none of which may be what clients say.
     two_hundred_clients(over("tcp").with_variable("LOG_LEVEL", "debug")).await
+}
+
+#[tokio::test]
+async fn two_hundred_clients_of_workers_with_two_devices_each() -> Checked {
+    let two = ["--tensor-parallel-size", "2"];
+    let alone = [&ONE_THREAD[..], &two].concat();
+    all_answered(over("tcp").with_worker_arguments(&two), &alone, CLIENTS).await
 }
 
 #[tokio::test]
