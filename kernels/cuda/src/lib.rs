@@ -33,3 +33,11 @@ pub use driver::{CudaDevice, NoCuda, probe};
 
 /// Where this build's kernels come from: `embedded`, `prebuilt`, or `no` when there are none and each start compiles them.
 pub const KERNELS: &str = images::ORIGIN;
+
+/// Bytes read and written per second by copies inside the first visible GPU's memory: what its memory can do.
+///
+/// # Errors
+/// When there is no GPU, it fails or has no memory left.
+pub fn copied_bytes_per_s() -> Result<f64, vlinders_kernel_api::KernelError> {
+    CudaDevice::open()?.copied_bytes_per_s()
+}

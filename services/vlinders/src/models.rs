@@ -10,6 +10,7 @@ use vlinders_engine::{
 };
 use vlinders_kernel_api::{Backend, Shard, Urgency};
 use vlinders_kernel_cpu::{CpuBackend, CpuOptions, Peers};
+use vlinders_kernel_cuda::{CudaBackend, CudaOptions};
 use vlinders_kernel_reference::ReferenceBackend;
 use vlinders_model::{LoadedModel, ModelConfig, ModelSource};
 use vlinders_text::{ModelText, TextFiles};
@@ -17,7 +18,7 @@ use vlinders_types::{Pooling, TokenId};
 
 use crate::demo;
 use crate::progress::LoadDisplay;
-use crate::settings::BackendKind;
+use crate::settings::{self, BackendKind};
 
 /// Context of a simulated model that has no limit of its own.
 pub(crate) const SIM_CONTEXT_TOKENS: u32 = 32_768;
@@ -33,20 +34,22 @@ const POOLING_FOLDER: &str = "1_Pooling";
 pub(crate) struct ModelOrder {
     /// None is the built-in one.
     pub(crate) folder: Option<PathBuf>,
-    pub(crate) backend: BackendKind,
+    pub(crate) backend: settings::Backend,
     /// Slices of the model, each computed by itself.
     pub(crate) devices: u32,
     /// Of all devices together.
     pub(crate) threads: Option<usize>,
     /// Other processes of this host may read the blocks.
     pub(crate) shared_kv: bool,
+    /// Share of a GPU's memory to use.
+    pub(crate) gpu_memory_share: f64,
     pub(crate) sim_cost: StepCost,
 }
 
 /// Sizes of one role's engine.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EngineSizes {
-    pub(crate) kv_bytes: u64,
+    pub(crate) kv: KvBudget,
     pub(crate) max_batch_tokens: u32,
     pub(crate) max_rows: u32,
     pub(crate) max_context_tokens: Option<u32>,
@@ -145,17 +148,13 @@ impl Compute {
     /// # Errors
     /// When the checkpoint is malformed or not supported, or the backend has no room.
     pub(crate) fn load(order: &ModelOrder, source: &ModelSource, text: &ModelText) -> anyhow::Result<Self> {
-        let (backends, abandon) = match order.backend {
+        if let Some(reason) = &order.backend.no_gpu {
+            tracing::info!(reason, "no CUDA device, using the CPU backend");
+        }
+        let (backends, abandon) = match order.backend.kind {
+            BackendKind::Cuda => gpu(order)?,
             BackendKind::Cpu => cpus(order)?,
-            BackendKind::Reference => {
-                let size = order.devices;
-                ensure!(
-                    size == 1,
-                    "tensor_parallel_size: {size} devices cannot share a model on this backend; use 1"
-                );
-                let backend: Box<dyn Backend> = Box::new(ReferenceBackend::new());
-                (vec![backend], Arc::new(|| ()) as Abandon)
-            }
+            BackendKind::Reference => alone(order, Box::new(ReferenceBackend::new()))?,
             BackendKind::Sim => return Self::pretend(order, source, text),
         };
         let mut shards = Vec::with_capacity(backends.len());
@@ -209,7 +208,7 @@ impl Compute {
         match self {
             Self::Real { shards, abandon } => {
                 let options = EngineOptions {
-                    kv: KvBudget::Bytes(sizes.kv_bytes),
+                    kv: sizes.kv,
                     max_batch_tokens: sizes.max_batch_tokens,
                     max_rows: sizes.max_rows,
                     max_context_tokens: sizes.max_context_tokens,
@@ -243,6 +242,34 @@ impl Compute {
                     ..SimOptions::default()
                 })))
             }
+        }
+    }
+}
+
+/// A backend that holds the whole model or nothing.
+fn alone(order: &ModelOrder, backend: Box<dyn Backend>) -> anyhow::Result<(Vec<Box<dyn Backend>>, Abandon)> {
+    let size = order.devices;
+    ensure!(
+        size == 1,
+        "tensor_parallel_size: {size} devices cannot share a model on this backend; use 1, or --backend cpu"
+    );
+    Ok((vec![backend], Arc::new(|| ())))
+}
+
+/// The GPU that was found. Where it cannot be used after all and nobody asked for it by name, the processor.
+fn gpu(order: &ModelOrder) -> anyhow::Result<(Vec<Box<dyn Backend>>, Abandon)> {
+    let options = CudaOptions {
+        memory_share: order.gpu_memory_share,
+        ..CudaOptions::default()
+    };
+    match CudaBackend::new(options) {
+        Ok(backend) => alone(order, Box::new(backend)),
+        Err(error) if order.backend.is_named => {
+            Err(error).context("--backend cuda: the GPU cannot be used; `--backend cpu` does without")
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the CUDA device cannot be used, using the CPU backend");
+            cpus(order)
         }
     }
 }

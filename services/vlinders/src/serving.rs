@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
-use vlinders_engine::Engine;
+use vlinders_engine::{Engine, KvBudget};
 use vlinders_frontend::{ModelFormats, ServedModel};
 use vlinders_kernel_api::Urgency;
 use vlinders_model::{ModelConfig, ModelSource};
@@ -37,10 +37,11 @@ impl Model {
     ) -> anyhow::Result<Self> {
         let order = ModelOrder {
             folder: choice.folder.clone(),
-            backend: settings.backend,
+            backend: settings.backend.clone(),
             devices: choice.devices.unwrap_or(1),
             threads: settings.threads,
             shared_kv,
+            gpu_memory_share: settings.gpu_memory_share,
             sim_cost: settings.sim_cost,
         };
         let source = source(choice.folder.as_ref());
@@ -55,7 +56,7 @@ impl Model {
         })
     }
 
-    /// Makes one role's engine.
+    /// Makes one role's engine, one of `among` that are still to be made and share a GPU's memory.
     ///
     /// # Errors
     /// When a size is out of range or there is no memory.
@@ -63,9 +64,13 @@ impl Model {
         &self,
         settings: &EngineSettings,
         urgency: Urgency,
+        among: u32,
     ) -> anyhow::Result<Box<dyn Engine>> {
         let sizes = EngineSizes {
-            kv_bytes: settings.kv_memory_mib * 1024 * 1024,
+            kv: KvBudget::Room {
+                among,
+                or_bytes: settings.kv_memory_mib * 1024 * 1024,
+            },
             max_batch_tokens: settings.max_num_batched_tokens,
             max_rows: settings.max_num_seqs,
             max_context_tokens: self.max_model_len,
@@ -73,7 +78,8 @@ impl Model {
         };
         // The engine names its own options; whoever started us knows flags.
         self.compute.engine(&sizes).context(
-            "--max-model-len, --max-num-seqs, --max-num-batched-tokens and --kv-memory-mib do not fit this model",
+            "--max-model-len, --max-num-seqs, --max-num-batched-tokens and --kv-memory-mib (on a GPU --gpu-memory-utilization) do not \
+             fit this model",
         )
     }
 }

@@ -132,10 +132,14 @@ enum Engines {
 
 impl Engines {
     fn new(model: &Model, settings: &UpSettings) -> anyhow::Result<Self> {
-        let decode = model.engine(&settings.engine, Urgency::Decode)?;
+        let count = match settings.role {
+            UpRole::Split => 2,
+            UpRole::Both => 1,
+        };
+        let decode = model.engine(&settings.engine, Urgency::Decode, count)?;
         Ok(match settings.role {
             UpRole::Split => Self::Split {
-                prefill: model.engine(&settings.engine, Urgency::Prefill)?,
+                prefill: model.engine(&settings.engine, Urgency::Prefill, 1)?,
                 decode,
             },
             UpRole::Both => Self::Both(decode),

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr::NonNull;
+use std::time::Instant;
 
 use cudarc::driver::DriverError;
 use cudarc::driver::result::{self, ctx, graph, primary_ctx, stream};
@@ -57,6 +58,39 @@ impl CudaDevice {
         device.enter()?;
         device.modules = Modules::load(&device.facts)?;
         Ok(device)
+    }
+
+    /// Bytes read and written per second by copies inside the device's memory: what its memory can do.
+    ///
+    /// # Errors
+    /// When the device fails or has no memory left.
+    pub fn copied_bytes_per_s(&self) -> Result<f64, KernelError> {
+        const BYTES: usize = 1 << 30;
+        const COPIES: u32 = 20;
+        let stream = self.stream(Urgency::Prefill)?;
+        let from = self.allocate(BYTES, "a measurement")?;
+        let to = self.allocate(BYTES, "a measurement").inspect_err(|_| {
+            // SAFETY: it was just taken, and nothing uses it.
+            unsafe { self.release(from) };
+        })?;
+        let copy = || {
+            // SAFETY: both sides have as many bytes and do not overlap.
+            unsafe { result::memcpy_dtod_async(to, from, BYTES, raw(stream)) }
+                .map_err(failure("a copy inside the device"))
+        };
+        let measured = copy().and_then(|()| self.wait(stream)).and_then(|()| {
+            let started = Instant::now();
+            (0..COPIES).try_for_each(|_| copy())?;
+            self.wait(stream)?;
+            Ok(2.0 * BYTES as f64 * f64::from(COPIES) / started.elapsed().as_secs_f64())
+        });
+        for address in [from, to] {
+            // SAFETY: both were taken above, and the copies are done or the device is.
+            unsafe { self.release(address) };
+        }
+        // SAFETY: it was made above and is not used any more.
+        unsafe { self.end_stream(stream) };
+        measured
     }
 
     /// Makes the context current on this thread. Nobody else in this process makes others current.

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use anyhow::ensure;
 use serde::Serialize;
-use vlinders_engine::{Engine, StepCost};
-use vlinders_kernel_api::Urgency;
+use vlinders_engine::{Engine, EngineFacts, KvBudget, StepCost};
+use vlinders_kernel_api::{Dtype, Urgency};
 use vlinders_types::{
     Batch, BatchRow, BlockId, SampleRow, SamplingParams, SequenceId, Span, TokenId, blocks_for_tokens,
 };
@@ -14,7 +14,7 @@ use vlinders_types::{
 use super::EngineBenchArgs;
 use super::limits::{MachineLimits, ModelWork};
 use crate::models::{Compute, EngineSizes, ModelOrder, default_name, load_text, source};
-use crate::settings::BackendKind;
+use crate::settings::probe_gpu;
 
 /// Everything measured.
 #[derive(Debug, Serialize)]
@@ -55,10 +55,14 @@ pub(super) fn run(args: &EngineBenchArgs) -> anyhow::Result<()> {
     );
     let order = ModelOrder {
         folder: args.model.clone(),
-        backend: BackendKind::Cpu,
+        backend: args
+            .backend
+            .resolve(probe_gpu)
+            .map_err(|fault| anyhow::anyhow!("--backend: {fault}"))?,
         devices: 1,
         threads: args.threads,
         shared_kv: false,
+        gpu_memory_share: args.gpu_memory_utilization,
         sim_cost: StepCost::default(),
     };
     let source = source(order.folder.as_ref());
@@ -72,17 +76,14 @@ pub(super) fn run(args: &EngineBenchArgs) -> anyhow::Result<()> {
     let context = args.prompt + args.decode;
     let blocks = u64::from(blocks_for_tokens(context)) * u64::from(largest);
     let sizes = EngineSizes {
-        kv_bytes: blocks * model.kv_layout().block_bytes() as u64,
+        kv: KvBudget::Bytes(blocks * model.kv_layout().block_bytes() as u64),
         max_batch_tokens: args.chunk.max(largest),
         max_rows: largest,
         max_context_tokens: Some(context),
         urgency: Urgency::Decode,
     };
     let mut engine = compute.engine(&sizes)?;
-    let threads = args
-        .threads
-        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    let limits = MachineLimits::measure(model.weight_dtype(), threads)?;
+    let limits = limits_of(engine.facts(), model.weight_dtype(), args)?;
     let work = ModelWork::of(model);
     let mut results = Vec::new();
     for batch in &args.batch {
@@ -103,6 +104,17 @@ pub(super) fn run(args: &EngineBenchArgs) -> anyhow::Result<()> {
         print_table(&report);
     }
     Ok(())
+}
+
+/// What the device that the engine runs on can do.
+fn limits_of(facts: &EngineFacts, dtype: Dtype, args: &EngineBenchArgs) -> anyhow::Result<MachineLimits> {
+    if facts.detail.starts_with("cuda") {
+        return MachineLimits::of_gpu(dtype, args.gpu_gflop_per_s);
+    }
+    let threads = args
+        .threads
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    MachineLimits::measure(dtype, threads)
 }
 
 fn measure(

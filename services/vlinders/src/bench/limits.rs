@@ -53,6 +53,20 @@ impl MachineLimits {
     }
 }
 
+impl MachineLimits {
+    /// A GPU's: memory as it copies now, arithmetic as given, without which it is no limit.
+    ///
+    /// # Errors
+    /// When the device fails or has no memory left to copy.
+    pub(crate) fn of_gpu(dtype: Dtype, gflop_per_s: Option<f64>) -> anyhow::Result<Self> {
+        Ok(Self {
+            memory_read_gb_per_s: vlinders_kernel_cuda::copied_bytes_per_s()? / 1e9,
+            gflop_per_s: gflop_per_s.unwrap_or(f64::INFINITY),
+            arithmetic: dtype.name(),
+        })
+    }
+}
+
 impl ModelWork {
     /// Counts a model's weights by its shape.
     pub(crate) fn of(model: &LoadedModel) -> Self {

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use crate::settings::BackendChoice;
+
 /// What to measure.
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
@@ -35,6 +37,26 @@ pub(crate) struct EngineBenchArgs {
     /// Times each size is measured; the median is printed
     #[arg(long, value_name = "N", default_value_t = 3)]
     repeat: u32,
+    /// What computes: `auto` (a GPU where there is one), `cuda`, `cpu` or `reference`
+    #[arg(
+        long,
+        visible_alias = "device",
+        env = "BACKEND",
+        value_enum,
+        default_value = "auto"
+    )]
+    backend: BackendChoice,
+    /// Share of a GPU's memory to use
+    #[arg(
+        long,
+        env = "GPU_MEMORY_UTILIZATION",
+        value_name = "SHARE",
+        default_value_t = 0.9
+    )]
+    gpu_memory_utilization: f64,
+    /// What a GPU's arithmetic does at most, as measured beside; without it only memory is a limit there
+    #[arg(long, value_name = "GFLOP/S")]
+    gpu_gflop_per_s: Option<f64>,
     /// Compute threads [default: one per core]
     #[arg(long, env = "COMPUTE_THREADS", value_name = "N")]
     threads: Option<usize>,

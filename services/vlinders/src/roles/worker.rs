@@ -34,7 +34,7 @@ async fn serve(role: Role, settings: WorkerSettings) -> anyhow::Result<()> {
             Role::Prefill => Urgency::Prefill,
             Role::Decode | Role::Both => Urgency::Decode,
         };
-        let engine = model.engine(&settings.engine, urgency)?;
+        let engine = model.engine(&settings.engine, urgency, 1)?;
         anyhow::Ok((model, engine))
     })?;
     let transports = transports(&settings, &*engine)?;

@@ -19,7 +19,7 @@ mod up;
 
 pub(crate) use access::{AccessArgs, AccessSettings, Surroundings};
 pub(crate) use bus::{NatsArgs, QueueArgs, QueueSettings};
-pub(crate) use engine::{BackendKind, EngineArgs, EngineSettings};
+pub(crate) use engine::{Backend, BackendChoice, BackendKind, EngineArgs, EngineSettings, probe_gpu};
 pub(crate) use file::{layered, origins};
 pub(crate) use kept::KeptArgs;
 pub(crate) use model::{ModelArgs, ModelChoice};

@@ -335,7 +335,7 @@ impl WorkerArgs {
         let transports = checks.value("kv_transports", &self.kv_transports);
         let transports = transports.unwrap_or(KvTransports::AUTO);
         let transports = transports
-            .with(engine.backend, model.devices.unwrap_or(1))
+            .with(engine.backend.kind, model.devices.unwrap_or(1))
             .unwrap_or_else(|text| {
                 checks.fault("kv_transports", text);
                 transports
