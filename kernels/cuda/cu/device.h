@@ -35,6 +35,22 @@ VL_DEVICE void grid_wait() {
 #endif
 }
 
+/// The same for a kernel that has begun to load weights: those loads stay in front of the wait, because it is in a branch of its own. `work` is
+/// what the kernel has to do: where that is 0, there is nothing to wait for.
+VL_DEVICE void grid_wait_behind_loads(u32 work) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile(
+        "{\n"
+        ".reg .pred none;\n"
+        "setp.eq.u32 none, %0, 0;\n"
+        "@none bra skipped;\n"
+        "griddepcontrol.wait;\n"
+        "skipped:\n"
+        "}" ::"r"(work)
+        : "memory");
+#endif
+}
+
 /// Lets the next kernel's blocks start where there is room: they may read weights, and wait.
 VL_DEVICE void grid_release() {
 #if __CUDA_ARCH__ >= 900

@@ -16,66 +16,90 @@ struct RoundX {
     Words x[kTokenTiles][Code::kCodes / 8];
 };
 
+/// Where a thread's operands lie. Codes and scales are loaded round after round.
 template <typename T, typename Code, u32 kTokenTiles>
 struct QuantisedSource {
     const Quantised<T>& job;
-    u32 first_row, end;
+    u32 end;
+    const u8* codes[2];       // of the round that `start` is the beginning of
+    const u32* scales[2];     // of the last loaded round's group
+    u32 group_end;            // the first input beyond that group
+    const T* x[kTokenTiles];  // of the round that `start` is the beginning of
 
-    /// Begins at input `start`, the first of a round.
-    VL_DEVICE void load_codes(RoundCodes& into, u32 start) const {
-        u32 k = start + threadIdx.x % 4 * Code::kCodes;
+    VL_DEVICE QuantisedSource(const Quantised<T>& job, u32 first_row, u32 start, u32 end) : job(job), end(end) {
+        u32 group = threadIdx.x % kWarp / 4, quarter = threadIdx.x % 4, scale_row = start / job.group;
         VL_UNROLL
         for (u32 half = 0; half < 2; ++half) {
             // Rows beyond the last read the last one, and are thrown away.
-            u32 row = smaller(first_row + half * 8 + threadIdx.x % kWarp / 4, job.linear.outputs - 1);
-            u64 at = (static_cast<u64>(row) * job.linear.inputs + k) / Code::kCodes * 16;
-            into.codes[half] = k < end ? load_once(job.codes + at) : Words{0, 0, 0, 0};
-            u64 scale = static_cast<u64>(start / job.group) * job.linear.outputs + row;
-            into.scales[half] = start < end ? job.scales[scale] : 0;
+            u32 row = smaller(first_row + half * 8 + group, job.linear.outputs - 1);
+            codes[half] = job.codes + (static_cast<u64>(row) * job.linear.inputs + start) / Code::kCodes * 16 + quarter * 16;
+            scales[half] = job.scales + static_cast<u64>(scale_row) * job.linear.outputs + row;
         }
-    }
-    VL_DEVICE void load_x(RoundX<Code, kTokenTiles>& into, u32 start) const {
-        u32 k = start + threadIdx.x % 4 * Code::kCodes;
+        group_end = (scale_row + 1) * job.group;
         VL_UNROLL
         for (u32 tile = 0; tile < kTokenTiles; ++tile) {
-            u32 token = tile * 8 + threadIdx.x % kWarp / 4;
-            bool valid = k < end && token < job.linear.tokens;
-            const T* from = job.linear.x + static_cast<u64>(token) * job.linear.inputs + k;
-            VL_UNROLL
-            for (u32 piece = 0; piece < Code::kCodes / 8; ++piece) {
-                into.x[tile][piece] = valid ? reinterpret_cast<const Words*>(from)[piece] : Words{0, 0, 0, 0};
-            }
+            x[tile] = job.linear.x + static_cast<u64>(tile * 8 + group) * job.linear.inputs + start + quarter * Code::kCodes;
         }
+    }
+    VL_DEVICE bool has(u32 start) const { return start + threadIdx.x % 4 * Code::kCodes < end; }
+    /// Loads the round at input `start`, which is `ahead` rounds further than the pointers.
+    VL_DEVICE void load_codes(RoundCodes& into, u32 ahead, u32 start) {
+        if (start >= group_end) {
+            group_end += job.group;
+            scales[0] += job.linear.outputs;
+            scales[1] += job.linear.outputs;
+        }
+        VL_UNROLL
+        for (u32 half = 0; half < 2; ++half) {
+            into.codes[half] = has(start) ? load_once(codes[half] + ahead * 64) : Words{0, 0, 0, 0};
+            into.scales[half] = start < end ? *scales[half] : 0;
+        }
+    }
+    VL_DEVICE void load_x(RoundX<Code, kTokenTiles>& into, u32 ahead, u32 start) const {
+        VL_UNROLL
+        for (u32 tile = 0; tile < kTokenTiles; ++tile) {
+            bool valid = has(start) && tile * 8 + threadIdx.x % kWarp / 4 < job.linear.tokens;
+            const Words* from = reinterpret_cast<const Words*>(x[tile] + ahead * kRound<Code>);
+            VL_UNROLL
+            for (u32 piece = 0; piece < Code::kCodes / 8; ++piece) into.x[tile][piece] = valid ? from[piece] : Words{0, 0, 0, 0};
+        }
+    }
+    VL_DEVICE void advance() {
+        codes[0] += 64;
+        codes[1] += 64;
+        VL_UNROLL
+        for (u32 tile = 0; tile < kTokenTiles; ++tile) x[tile] += kRound<Code>;
     }
 };
 
 template <typename T, typename Code, Ending kEnding, u32 kTokenTiles>
 VL_DEVICE void linear_quantised_skinny(const Quantised<T>& job) {
-    constexpr u32 kColumns = 8 * kTokenTiles;
+    constexpr u32 kColumns = 8 * kTokenTiles, kAhead = kDepth<kTokenTiles>;
     VL_SHARED(float, parts, kParts * 16 * kColumns);
     u32 part = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
     u32 length = quantised_part_length<Code>(job.linear.inputs);
     u32 start = part * length;
-    QuantisedSource<T, Code, kTokenTiles> source{job, blockIdx.x * 16, smaller(start + length, job.linear.inputs)};
-    RoundCodes ring[kDepth<kTokenTiles>];
-    RoundX<Code, kTokenTiles> now, next;
+    QuantisedSource<T, Code, kTokenTiles> source(job, blockIdx.x * 16, start, smaller(start + length, job.linear.inputs));
+    RoundCodes ring[kAhead];
     VL_UNROLL
-    for (u32 ahead = 0; ahead < kDepth<kTokenTiles>; ++ahead) source.load_codes(ring[ahead], start + ahead * kRound<Code>);
-    grid_wait();
+    for (u32 ahead = 0; ahead < kAhead; ++ahead) source.load_codes(ring[ahead], ahead, start + ahead * kRound<Code>);
+    grid_wait_behind_loads(job.linear.tokens);
     grid_release();
-    source.load_x(now, start);
+    RoundX<Code, kTokenTiles> x[2];
+    source.load_x(x[0], 0, start);
     float totals[1][kTokenTiles][4] = {};
     while (start < source.end) {
         VL_UNROLL
-        for (u32 place = 0; place < kDepth<kTokenTiles>; ++place) {
+        for (u32 place = 0; place < kAhead; ++place) {
             if (start >= source.end) break;
-            source.load_x(next, start + kRound<Code>);
+            const RoundX<Code, kTokenTiles>& now = x[place % 2];
+            source.load_x(x[(place + 1) % 2], 1, start + kRound<Code>);
             multiply_round<T, Code, 1, kTokenTiles>(
                 totals, [&](u32, u32 half) { return ring[place].codes[half]; }, [&](u32, u32 half) { return ring[place].scales[half]; },
                 [&](u32 token, u32 piece) { return now.x[token][piece]; });
-            source.load_codes(ring[place], start + kDepth<kTokenTiles> * kRound<Code>);
+            source.load_codes(ring[place], kAhead, start + kAhead * kRound<Code>);
+            source.advance();
             start += kRound<Code>;
-            now = next;
         }
     }
     store_part<1, kTokenTiles>(parts, part, lane, totals);

@@ -92,7 +92,7 @@ VL_DEVICE void linear_quantised_tiled(const Quantised<T>& job, float* workspace,
     for (u32 index = 0; index < kStages - 1; ++index) {
         if (index < count) tile.copy_codes(index, first + index * kRound<Code>);
     }
-    grid_wait();
+    grid_wait_behind_loads(job.linear.tokens);
     grid_release();
     VL_UNROLL
     for (u32 index = 0; index < kStages - 1; ++index) {

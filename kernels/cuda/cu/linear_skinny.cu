@@ -1,106 +1,117 @@
 // Projections of up to 16 tokens: weights are read once, and nothing else counts. At 4.3 TB/s over 132 processors each must have about
-// 26 KB under way to cover 0.8 us of latency. Here a warp has 4 KiB to 8 KiB of weights in registers under way and a processor 16 warps
-// or more, so 64 KiB at least; weights meet no shared memory and no barrier until the end. A block makes 16 or 32 outputs,
-// its warp i the part p_i. Weights of the first steps are asked for before the kernel in front is done. Activations come from the
-// caches: M/16 or M/32 of the weights' bytes.
+// 26 KB under way to cover 0.8 us of latency. Here a warp has 8 KiB of weights under way in registers and a processor 16 warps: 128 KiB;
+// weights meet no shared memory and no barrier until the end. A block makes 16 or 32 outputs, its warp i the part p_i. Weights of the first
+// steps are asked for before the kernel in front is done. Activations come from the caches: M/16 or M/32 of the weights' bytes.
 #include "linear.h"
 
-/// Steps of 32 k's that are loaded together, ahead of those being multiplied.
-template <u32 kRowTiles, u32 kTokenTiles>
-struct Ahead {
-    static constexpr u32 kSteps = 4 / kRowTiles;
-    Words weight[kSteps][kRowTiles][2];
-    Words x[kSteps][kTokenTiles];
-};
-
-/// Where a thread's operands lie.
+/// Where a thread's operands lie: pointers to its 8 k's of the step that is next to be loaded.
 template <typename T, u32 kRowTiles, u32 kTokenTiles>
 struct SkinnySource {
+    /// Steps of 32 k's under way.
+    static constexpr u32 kDepth = kRowTiles == 1 ? 8 : 3;
+
     const T* weight[kRowTiles][2];
     const T* x[kTokenTiles];
     bool has_token[kTokenTiles];
-    u32 end;
 
-    using Loaded = Ahead<kRowTiles, kTokenTiles>;
+    struct Step {
+        Words weight[kRowTiles][2];
+        Words x[kTokenTiles];
+    };
 
-    VL_DEVICE void load_weights(Loaded& into, u32 first_k) const {
+    /// Loads the step that is `ahead` steps further than the pointers, zeros where it is not `valid`.
+    VL_DEVICE void load_weights(Step& into, u32 ahead, bool valid) const {
         VL_UNROLL
-        for (u32 step = 0; step < Loaded::kSteps; ++step) {
-            u32 k = first_k + step * kStep;
+        for (u32 tile = 0; tile < kRowTiles; ++tile) {
             VL_UNROLL
-            for (u32 tile = 0; tile < kRowTiles; ++tile) {
-                VL_UNROLL
-                for (u32 half = 0; half < 2; ++half) {
-                    into.weight[step][tile][half] = k < end ? load_once(weight[tile][half] + k) : Words{0, 0, 0, 0};
-                }
+            for (u32 half = 0; half < 2; ++half) {
+                into.weight[tile][half] = valid ? load_once(weight[tile][half] + ahead * kStep) : Words{0, 0, 0, 0};
             }
         }
     }
-
-    VL_DEVICE void load_x(Loaded& into, u32 first_k) const {
+    VL_DEVICE void load_x(Step& into, u32 ahead, bool valid) const {
         VL_UNROLL
-        for (u32 step = 0; step < Loaded::kSteps; ++step) {
-            u32 k = first_k + step * kStep;
-            VL_UNROLL
-            for (u32 tile = 0; tile < kTokenTiles; ++tile) {
-                bool valid = k < end && has_token[tile];
-                into.x[step][tile] = valid ? *reinterpret_cast<const Words*>(x[tile] + k) : Words{0, 0, 0, 0};
-            }
+        for (u32 tile = 0; tile < kTokenTiles; ++tile) {
+            const Words* from = reinterpret_cast<const Words*>(x[tile] + ahead * kStep);
+            into.x[tile] = valid && has_token[tile] ? *from : Words{0, 0, 0, 0};
         }
+    }
+    VL_DEVICE void advance() {
+        VL_UNROLL
+        for (u32 tile = 0; tile < kRowTiles; ++tile) {
+            weight[tile][0] += kDepth * kStep;
+            weight[tile][1] += kDepth * kStep;
+        }
+        VL_UNROLL
+        for (u32 tile = 0; tile < kTokenTiles; ++tile) x[tile] += kDepth * kStep;
     }
 };
 
 template <typename T, Ending kEnding, u32 kRowTiles, u32 kTokenTiles>
 VL_DEVICE void linear_skinny(const Linear<T>& linear) {
     using Source = SkinnySource<T, kRowTiles, kTokenTiles>;
-    using Loaded = typename Source::Loaded;
-    constexpr u32 kRows = 16 * kRowTiles, kColumns = 8 * kTokenTiles;
+    constexpr u32 kDepth = Source::kDepth, kRows = 16 * kRowTiles, kColumns = 8 * kTokenTiles;
     VL_SHARED(float, parts, kParts * kRows * kColumns);
     u32 part = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
     u32 group = lane / 4, quarter = lane % 4;
     u32 first_row = blockIdx.x * kRows;
     u32 length = part_length(linear.inputs);
-    u32 k = part * length + quarter * 8;
+    u32 first_k = part * length + quarter * 8, end = smaller(part * length + length, linear.inputs);
+    // The same number of steps in every lane of the warp.
+    u32 steps = part * length < end ? divide_up(end - part * length, kStep) : 0;
     Source source;
-    source.end = smaller(part * length + length, linear.inputs);
     VL_UNROLL
     for (u32 tile = 0; tile < kRowTiles; ++tile) {
         VL_UNROLL
         for (u32 half = 0; half < 2; ++half) {
             // Rows beyond the last read the last one, and are thrown away.
             u32 row = smaller(first_row + tile * 16 + half * 8 + group, linear.outputs - 1);
-            source.weight[tile][half] = linear.weight + static_cast<u64>(row) * linear.inputs;
+            source.weight[tile][half] = linear.weight + static_cast<u64>(row) * linear.inputs + first_k;
         }
     }
     VL_UNROLL
     for (u32 tile = 0; tile < kTokenTiles; ++tile) {
         u32 token = tile * 8 + group;
         source.has_token[tile] = token < linear.tokens;
-        source.x[tile] = linear.x + static_cast<u64>(token) * linear.inputs;
+        source.x[tile] = linear.x + static_cast<u64>(token) * linear.inputs + first_k;
     }
-    Loaded now, next;
-    source.load_weights(now, k);
-    grid_wait();
+    typename Source::Step ring[kDepth];
+    VL_UNROLL
+    for (u32 place = 0; place < kDepth; ++place) source.load_weights(ring[place], place, first_k + place * kStep < end);
+    grid_wait_behind_loads(linear.tokens);
     grid_release();
-    source.load_x(now, k);
+    VL_UNROLL
+    for (u32 place = 0; place < kDepth; ++place) source.load_x(ring[place], place, first_k + place * kStep < end);
     float sums[kRowTiles][kTokenTiles][4] = {};
-    // The same number of rounds in every lane of the warp.
-    u32 rounds = part * length < source.end ? divide_up(source.end - part * length, kStep * Loaded::kSteps) : 0;
-    for (u32 round = 0; round < rounds; ++round) {
-        k += kStep * Loaded::kSteps;
-        source.load_weights(next, k);
-        source.load_x(next, k);
+    auto multiply = [&](const typename Source::Step& step) {
         VL_UNROLL
-        for (u32 step = 0; step < Loaded::kSteps; ++step) {
+        for (u32 row = 0; row < kRowTiles; ++row) {
             VL_UNROLL
-            for (u32 row = 0; row < kRowTiles; ++row) {
-                VL_UNROLL
-                for (u32 token = 0; token < kTokenTiles; ++token) {
-                    multiply_step<T>(sums[row][token], now.weight[step][row][0], now.weight[step][row][1], now.x[step][token]);
-                }
+            for (u32 token = 0; token < kTokenTiles; ++token) {
+                multiply_step<T>(sums[row][token], step.weight[row][0], step.weight[row][1], step.x[token]);
             }
         }
-        now = next;
+    };
+    u32 step = 0;
+    // While all that is loaded next is there, nothing is asked.
+    for (u32 k = first_k + (2 * kDepth - 1) * kStep; step + 2 * kDepth <= steps && k < end; k += kDepth * kStep, step += kDepth) {
+        source.advance();
+        VL_UNROLL
+        for (u32 place = 0; place < kDepth; ++place) {
+            multiply(ring[place]);
+            source.load_weights(ring[place], place, true);
+            source.load_x(ring[place], place, true);
+        }
+    }
+    for (; step < steps; step += kDepth) {
+        source.advance();
+        VL_UNROLL
+        for (u32 place = 0; place < kDepth; ++place) {
+            multiply(ring[place]);
+            bool valid = first_k + (step + kDepth + place) * kStep < end;
+            source.load_weights(ring[place], place, valid);
+            source.load_x(ring[place], place, valid);
+        }
     }
     store_part<kRowTiles, kTokenTiles>(parts, part, lane, sums);
     __syncthreads();

@@ -95,7 +95,7 @@ VL_DEVICE void linear_tiled(const Linear<T>& linear, float* workspace, u32* coun
     for (u32 index = 0; index < kStages - 1; ++index) {
         if (index < count) tile.copy_weights(index, first_part);
     }
-    grid_wait();
+    grid_wait_behind_loads(linear.tokens);
     grid_release();
     VL_UNROLL
     for (u32 index = 0; index < kStages - 1; ++index) {

@@ -3,6 +3,7 @@
 #pragma once
 
 inline void grid_wait() {}
+inline void grid_wait_behind_loads(u32) {}
 inline void grid_release() {}
 inline void __threadfence() {}
 inline void __syncwarp() {
