@@ -6,7 +6,7 @@ use std::time::Duration;
 use vlinders_bus::{Bus, Spool};
 use vlinders_engine::Engine;
 use vlinders_kv_transfer::Endpoint;
-use vlinders_service_kit::{Clock, Metrics, Tasks, Traces};
+use vlinders_service_kit::{Clock, Metrics, Pulse, Tasks, Traces};
 use vlinders_text::ModelText;
 use vlinders_types::{Epoch, ModelName, Pool, WorkerId};
 
@@ -144,4 +144,6 @@ pub struct WorkerParts {
     pub traces: Traces,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
+    /// Beats with the loop, so that somebody else can see it hang.
+    pub pulse: Pulse,
 }

@@ -335,17 +335,14 @@ impl Worker {
             commands,
             notes,
             load,
+            pulse: parts.pulse,
             #[cfg(feature = "simulation")]
             step_time: match &drive {
                 Drive::Thread => None,
                 Drive::Task(step_time) => Some(Arc::clone(step_time)),
             },
         };
-        let name = match config.role {
-            Role::Prefill => "prefill-loop",
-            Role::Decode => "decode-loop",
-            Role::Both => "engine-loop",
-        };
+        let name = loop_name(config.role);
         let started = match drive {
             Drive::Thread => {
                 let runtime = tokio::runtime::Handle::current();
@@ -368,6 +365,15 @@ impl Worker {
             what,
             source,
         }
+    }
+}
+
+/// What the system calls its thread.
+const fn loop_name(role: Role) -> &'static str {
+    match role {
+        Role::Prefill => "prefill-loop",
+        Role::Decode => "decode-loop",
+        Role::Both => "engine-loop",
     }
 }
 

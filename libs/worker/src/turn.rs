@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use vlinders_engine::Engine;
+use vlinders_service_kit::Pulse;
 
 use crate::beacons::SharedLoad;
 use crate::core::{Command, Core};
@@ -51,6 +52,8 @@ pub(crate) struct Turn {
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) notes: mpsc::Sender<Vec<Note>>,
     pub(crate) load: SharedLoad,
+    /// Rests wherever the loop waits for others.
+    pub(crate) pulse: Pulse,
     #[cfg(feature = "simulation")]
     pub(crate) step_time: Option<StepTime>,
 }
@@ -59,14 +62,17 @@ impl Turn {
     /// Turns until everybody who could give a command is gone, or the core has drained.
     pub(crate) async fn run(mut self) {
         loop {
+            self.pulse.begin();
             while let Ok(command) = self.commands.try_recv() {
                 self.core.handle(command);
             }
             if self.core.must_announce() && !self.report().await {
                 return;
             }
+            self.pulse.begin();
             let began = Instant::now();
             let worked = self.core.step(&mut *self.engine);
+            self.pulse.rest();
             #[cfg(feature = "simulation")]
             self.pass_step_time(worked).await;
             if worked {
@@ -82,6 +88,7 @@ impl Turn {
             let Some(command) = self.commands.recv().await else {
                 return;
             };
+            self.pulse.begin();
             self.core.handle(command);
         }
     }
@@ -91,6 +98,7 @@ impl Turn {
         let load = self.core.load();
         *self.load.lock().unwrap_or_else(PoisonError::into_inner) = load;
         let notes = self.core.take_notes();
+        self.pulse.rest();
         notes.is_empty() || self.notes.send(notes).await.is_ok()
     }
 

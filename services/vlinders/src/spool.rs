@@ -17,6 +17,8 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(3);
 pub(crate) struct SpoolSettings {
     pub(crate) folder: PathBuf,
     pub(crate) sync: SpoolSync,
+    /// How long answers wait until the bus has their bill too.
+    pub(crate) confirm_within: Option<Duration>,
 }
 
 /// What a spool is made of.
@@ -38,6 +40,7 @@ pub(crate) async fn open_spool(parts: SpoolParts<'_>) -> anyhow::Result<Spool> {
     let options = SpoolOptions {
         sync: parts.settings.sync,
         until: parts.until,
+        confirm_within: parts.settings.confirm_within,
         leave_within: LEAVE_WITHIN,
         ..SpoolOptions::new(Arc::new(move || clock.now_ms()))
     };
@@ -113,6 +116,7 @@ mod tests {
             settings: &SpoolSettings {
                 folder: folder.path().join("spool"),
                 sync: SpoolSync::Never,
+                confirm_within: None,
             },
             until: SpoolUntil::Handled,
             bus: bus.clone(),

@@ -14,7 +14,7 @@ use vlinders_frontend::{
 use vlinders_kernel_api::Urgency;
 use vlinders_kv_transfer::{KvTransport, MemTransport};
 use vlinders_ledger::SqliteLedger;
-use vlinders_service_kit::{Clock, Metrics, StopSignals, SystemClock, Tasks, Traces};
+use vlinders_service_kit::{Clock, Metrics, Pulse, StopSignals, SystemClock, Tasks, Traces};
 use vlinders_types::{Epoch, ModelName};
 use vlinders_usage::{UsageConfig, UsageParts};
 use vlinders_worker::{Parting, Role};
@@ -271,6 +271,7 @@ impl Up {
             settings: &SpoolSettings {
                 folder: data_dir(settings.data_dir.as_ref())?.join(SPOOL),
                 sync: SpoolSync::Every(SYNC),
+                confirm_within: None,
             },
             // The bus ends with this process: only the ledger remains.
             until: SpoolUntil::Handled,
@@ -307,6 +308,8 @@ impl Up {
             // Workers stop after the frontend: what still runs then was cut off.
             drain_limit: CUT,
             parting: Parting::End,
+            // Nobody starts this process again.
+            pulse: Pulse::default(),
         };
         match engines {
             Engines::Split { prefill, decode } => {

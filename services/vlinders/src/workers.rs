@@ -7,7 +7,7 @@ use anyhow::Context;
 use vlinders_bus::{Bus, Spool};
 use vlinders_engine::Engine;
 use vlinders_kv_transfer::{Endpoint, EndpointConfig, KvTransport};
-use vlinders_service_kit::{Clock, Metrics, Tasks, Traces};
+use vlinders_service_kit::{Clock, Metrics, Pulse, Tasks, Traces};
 use vlinders_types::{Epoch, WorkerId};
 use vlinders_worker::{Parting, Role, WorkerConfig, WorkerParts};
 
@@ -40,6 +40,8 @@ pub(crate) struct WorkerOrder<'a> {
     pub(crate) drain_limit: Duration,
     /// What becomes of those that still run then.
     pub(crate) parting: Parting,
+    /// Beats with its loop.
+    pub(crate) pulse: Pulse,
 }
 
 impl Surroundings {
@@ -85,6 +87,7 @@ impl Surroundings {
             text: Arc::clone(&order.model.text),
             endpoint: Endpoint::new(endpoint, order.engine.memory(), order.transports)?,
             engine: order.engine,
+            pulse: order.pulse,
             tasks: self.tasks.clone(),
             metrics: self.metrics.clone(),
             traces: self.traces.clone(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use vlinders_bus::{Spool, SpoolOptions, SpoolSync, SpoolUntil, SpoolUnusable};
 use vlinders_engine::{Engine, SimEngine, SimOptions, StepCost};
 use vlinders_kv_transfer::{Endpoint, EndpointConfig};
-use vlinders_service_kit::{Clock, Stage, Tasks, Traces};
+use vlinders_service_kit::{Clock, Pulse, Stage, Tasks, Traces};
 use vlinders_types::Epoch;
 use vlinders_worker::{StepTime, WorkerConfig, WorkerParts, start_simulated};
 
@@ -89,6 +89,7 @@ impl World {
             metrics: self.metrics.clone(),
             traces: Traces::off(),
             clock: Arc::new(clock),
+            pulse: Pulse::default(),
         };
         self.workers[worker] = Some(life);
         start_simulated(config, parts, step_time).await.map_err(text_of)?;

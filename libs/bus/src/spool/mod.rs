@@ -10,7 +10,8 @@
 //! | the machine loses power, [`SpoolSync::Every`] | what was kept since the last sync |
 //! | the machine loses power, [`SpoolSync::Never`] | what the system had not written by itself |
 //! | the disk damages a frame | that message; it is told, and the file is set aside for people |
-//! | the disk is lost | everything |
+//! | the disk is lost, with [`SpoolOptions::confirm_within`] | nothing, but while the bus is away |
+//! | the disk is lost, without it | everything |
 //!
 //! A message may be sent twice: by whoever was killed, and by whoever adopted its file. Its id makes that harmless.
 //!
@@ -35,6 +36,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 
 use self::book::{Book, Number};
 use self::files::Files;
@@ -94,6 +96,9 @@ pub struct SpoolOptions {
     pub sync: SpoolSync,
     /// When a message is settled.
     pub until: SpoolUntil,
+    /// How long [`Spool::keep`] waits, once a message is written, until its stream has it too: for disks that go with
+    /// their machine. Who has waited in vain makes nobody else wait until the bus takes messages again.
+    pub confirm_within: Option<Duration>,
     /// Messages on their way to the bus at one time.
     pub in_flight: usize,
     /// How often files whose holders are gone are looked for.
@@ -114,6 +119,7 @@ impl SpoolOptions {
             file_bytes: 4 << 20,
             sync: SpoolSync::Every(Duration::from_millis(200)),
             until: SpoolUntil::Stored,
+            confirm_within: None,
             in_flight: 32,
             adopt_every: Duration::from_secs(3),
             leave_within: Duration::from_secs(5),
@@ -187,6 +193,8 @@ struct Inner {
     bytes: AtomicU64,
     /// Something was written since the last sync.
     is_dirty: AtomicBool,
+    /// Whether the bus was last seen not to take something.
+    is_stuck: AtomicBool,
 }
 
 impl Inner {
@@ -196,6 +204,14 @@ impl Inner {
 
     fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The bus does not take messages. One word for an outage, however many wait.
+    fn stuck(&self, error: &dyn fmt::Display) {
+        if !self.is_stuck.swap(true, Ordering::Relaxed) {
+            let place = self.place.name();
+            tracing::warn!(%error, %place, "the bus takes no messages of the spool now; they wait there");
+        }
     }
 
     /// Does what may wait for a disk, where nobody else waits for it.
@@ -226,14 +242,31 @@ impl Inner {
 
 /// Tells when a message is in its stream.
 #[derive(Debug)]
-pub struct Confirmation {
-    answer: oneshot::Receiver<()>,
+pub struct Confirmation(Stored);
+
+#[derive(Debug)]
+enum Stored {
+    Known(bool),
+    Awaited(oneshot::Receiver<()>),
 }
 
 impl Confirmation {
     /// True when the stream has it; false when this process will not send it any more.
     pub async fn is_stored(self) -> bool {
-        self.answer.await.is_ok()
+        match self.0 {
+            Stored::Known(is_stored) => is_stored,
+            Stored::Awaited(answer) => answer.await.is_ok(),
+        }
+    }
+
+    /// Waits until this time at most.
+    async fn by(mut self, deadline: Instant) -> Self {
+        if let Stored::Awaited(answer) = &mut self.0
+            && let Ok(told) = tokio::time::timeout_at(deadline, answer).await
+        {
+            self.0 = Stored::Known(told.is_ok());
+        }
+        self
     }
 }
 
@@ -253,6 +286,7 @@ impl Spool {
             is_abandoned: AtomicBool::new(false),
             bytes: AtomicU64::new(0),
             is_dirty: AtomicBool::new(false),
+            is_stuck: AtomicBool::new(false),
         });
         let opened = inner.on_disk(|inner| inner.files().begin(&*inner.place)).await;
         opened.map_err(|source| SpoolUnusable {
@@ -264,7 +298,8 @@ impl Spool {
         })
     }
 
-    /// Returns when all messages are safe from the end of this process: written, or in their streams already. While
+    /// Returns when all messages are safe from the end of this process: written, or in their streams already. With
+    /// [`SpoolOptions::confirm_within`] they are in their streams, unless the bus is away. While
     /// neither the place nor the bus takes them, it waits: nothing is lost, and nothing goes on.
     pub async fn keep(&self, messages: Vec<SpoolMessage>) -> Vec<Confirmation> {
         if messages.is_empty() {
@@ -294,10 +329,32 @@ impl Spool {
         if has_waited {
             tracing::info!(place = %inner.place.name(), "the spool's users go on");
         }
-        answers
+        let confirmations = answers
             .into_iter()
-            .map(|answer| Confirmation { answer })
-            .collect()
+            .map(|answer| Confirmation(Stored::Awaited(answer)));
+        self.confirmed(confirmations.collect()).await
+    }
+
+    /// Waits until the streams have what is kept, if that is wanted and the bus is there.
+    async fn confirmed(&self, mut all: Vec<Confirmation>) -> Vec<Confirmation> {
+        let inner = &self.handle.inner;
+        let Some(limit) = inner.options.confirm_within else {
+            return all;
+        };
+        if inner.is_stuck.load(Ordering::Relaxed) {
+            return all;
+        }
+        let deadline = Instant::now() + limit;
+        let mut is_late = false;
+        for one in &mut all {
+            let waiting = Confirmation(std::mem::replace(&mut one.0, Stored::Known(false)));
+            *one = waiting.by(deadline).await;
+            is_late |= matches!(one.0, Stored::Awaited(_));
+        }
+        if is_late {
+            inner.stuck(&"it has not answered in time");
+        }
+        all
     }
 
     /// How much waits now.

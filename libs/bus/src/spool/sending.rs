@@ -42,8 +42,6 @@ struct Sender {
     ask_at: Instant,
     adopt_at: Instant,
     sync_at: Instant,
-    /// Whether the bus was last seen not to take something.
-    is_stuck: bool,
 }
 
 impl Spool {
@@ -72,7 +70,6 @@ impl Spool {
             ask_at: now,
             adopt_at: now,
             sync_at: now,
-            is_stuck: false,
         };
         let mut stopped_at = None;
         loop {
@@ -209,7 +206,7 @@ impl Sender {
     }
 
     fn stored(&mut self, number: Number) -> bool {
-        if std::mem::take(&mut self.is_stuck) {
+        if self.inner.is_stuck.swap(false, Ordering::Relaxed) {
             tracing::info!(place = %self.inner.place.name(), "the bus takes messages of the spool again");
         }
         let mut book = self.inner.book();
@@ -237,10 +234,7 @@ impl Sender {
         if bites("spool-not-sent-again") {
             return self.inner.book().settle(number);
         }
-        // One word for an outage, however many messages wait.
-        if !std::mem::replace(&mut self.is_stuck, true) {
-            tracing::warn!(%error, %place, "the bus takes no messages of the spool now; they wait there");
-        }
+        self.inner.stuck(error);
         self.paused_until = Some(now + SEND_AGAIN);
         self.inner.book().put_back(number, None);
     }

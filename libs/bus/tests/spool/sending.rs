@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+use vlinders_bus::faults::Faults;
 use vlinders_bus::{MemorySpools, SpoolMessage, SpoolOptions, SpoolPlace, SpoolSync, SpoolUntil, Subject};
 
 use crate::life::{Life, bus, cut, message, messages, options, taken, within};
@@ -137,6 +139,37 @@ async fn without_a_disk_a_message_is_kept_when_the_bus_has_it() {
     within(keeping).await;
     life.until_empty().await;
     assert_eq!(taken(&bus).await, ids(0..3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_is_in_its_stream_already_where_disks_go_with_machines() {
+    let (bus, (_, place)) = (bus(1000).await, disk());
+    let options = SpoolOptions {
+        confirm_within: Some(Duration::from_secs(1)),
+        ..options()
+    };
+    let away = cut(&bus);
+    away.heal();
+    let mut life = Life::begin(place, options, away.clone()).await;
+    for kept in life.spool.keep(messages(0..3)).await {
+        assert!(kept.is_stored().await);
+    }
+    assert_eq!(taken(&bus).await, ids(0..3));
+
+    // One waits for a bus that is away, and nobody after it.
+    away.set_plan(vec![(Subject::new(">"), Faults::CUT)]);
+    let begun = Instant::now();
+    life.spool.keep(messages(3..5)).await;
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+    let begun = Instant::now();
+    for id in 5..20 {
+        life.spool.keep(vec![message(id)]).await;
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    away.heal();
+    life.until_empty().await;
+    life.spool.keep(messages(20..21)).await;
+    assert_eq!(taken(&bus).await, ids(3..21), "the last one was not waited for");
 }
 
 #[tokio::test(start_paused = true)]

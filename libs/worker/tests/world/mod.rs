@@ -20,7 +20,7 @@ use vlinders_bus::{
 use vlinders_engine::{Engine, SimEngine, SimOptions};
 use vlinders_kernel_api::KvMemory;
 use vlinders_kv_transfer::{Endpoint, EndpointConfig, MemTransport};
-use vlinders_service_kit::{Clock, Metrics, Stage, SystemClock, Tasks, Traces};
+use vlinders_service_kit::{Clock, Metrics, Pulse, Stage, SystemClock, Tasks, Traces};
 use vlinders_text::{ModelText, TextFiles};
 use vlinders_types::{
     BillingClass, Cancel, Chunk, Epoch, Finish, FrontendId, KeyId, ModelName, PromptScores, Request,
@@ -187,6 +187,7 @@ impl World {
             metrics: self.metrics.clone(),
             traces: Traces::off(),
             clock: Arc::clone(&self.clock),
+            pulse: Pulse::default(),
         };
         start(config, parts).await.unwrap();
     }

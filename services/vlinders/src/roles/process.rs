@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use vlinders_bus::{NatsBus, NatsOptions, Spool, SpoolUntil};
 use vlinders_service_kit::{
-    Clock, HealthParts, Metrics, Probe, StopSignals, SystemClock, Tasks, serve_health,
+    Clock, HealthParts, Metrics, Probe, Pulse, Stage, StopSignals, SystemClock, Tasks, serve_health,
 };
 
 use crate::spool::{SpoolParts, SpoolSettings, open_spool};
@@ -42,7 +43,8 @@ pub(super) struct Process {
 pub(super) struct Health {
     stand: Arc<AtomicU8>,
     bus: Arc<std::sync::OnceLock<Arc<NatsBus>>>,
-    failed: tokio_util::sync::CancellationToken,
+    failed: CancellationToken,
+    hung: CancellationToken,
 }
 
 impl Health {
@@ -51,6 +53,7 @@ impl Health {
             stand: Arc::new(AtomicU8::new(Stand::Starting as u8)),
             bus: Arc::default(),
             failed: tasks.failed(),
+            hung: CancellationToken::new(),
         }
     }
 
@@ -72,8 +75,13 @@ impl Health {
     }
 
     fn live(&self) -> Probe {
-        let failed = self.failed.clone();
-        Arc::new(move || failed.is_cancelled().then_some("a task failed"))
+        let (failed, hung) = (self.failed.clone(), self.hung.clone());
+        Arc::new(move || {
+            if failed.is_cancelled() {
+                return Some("a task failed");
+            }
+            hung.is_cancelled().then_some("the engine hangs")
+        })
     }
 }
 
@@ -154,20 +162,36 @@ impl Process {
         open_spool(parts).await
     }
 
+    /// A pulse for the engine's loop. When one of its turns takes longer than `limit`, the process says so and leaves: a
+    /// thread that hangs cannot be helped from within, and whoever supervises the process starts another.
+    pub(super) fn watch_pulse(&self, limit: Option<Duration>) -> Pulse {
+        let pulse = Pulse::default();
+        if let Some(limit) = limit {
+            let stopping = self.tasks.stopping(Stage::Flush);
+            let watch = pulse.clone().watch(limit, self.health.hung.clone(), stopping);
+            self.tasks.spawn(Stage::Flush, "pulse-watch", watch);
+        }
+        pulse
+    }
+
     /// Serves until a signal comes, then stops: running work has `drain`, everything else a little longer. A second
     /// signal ends all at once.
     ///
     /// # Errors
-    /// When a task failed, the bus is lost for good, or not everything stopped in time.
+    /// When a task failed, the engine hangs, the bus is lost for good, or not everything stopped in time.
     pub(super) async fn serve(mut self, drain: Duration) -> anyhow::Result<()> {
         self.health.stand.store(Stand::Ready as u8, Ordering::Relaxed);
-        let failed = self.tasks.failed();
+        let (failed, hung) = (self.tasks.failed(), self.health.hung.clone());
         let ended: anyhow::Result<()> = tokio::select! {
             signal = self.signals.next() => {
                 tracing::info!(cause = signal, "stopping; a second signal ends all at once");
                 Ok(())
             }
             () = failed.cancelled() => Err(anyhow::anyhow!("a task failed; the log has the reason")),
+            () = hung.cancelled() => {
+                tracing::error!("the engine computes one step for longer than --step-limit-s; the process leaves");
+                Err(anyhow::anyhow!("the engine hangs: one step took longer than --step-limit-s"))
+            }
             fatal = self.bus.fatal() => Err(fatal.into()),
         };
         self.health.stand.store(Stand::Draining as u8, Ordering::Relaxed);

@@ -58,6 +58,7 @@ async fn serve(role: Role, settings: WorkerSettings) -> anyhow::Result<()> {
         transports,
         drain_limit: settings.drain,
         parting: Parting::HandBack,
+        pulse: process.watch_pulse(settings.step_limit),
     };
     let started = surroundings.start(order).await;
     // The worker has its spool, and when it is gone nobody has.

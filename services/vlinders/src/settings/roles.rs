@@ -22,6 +22,7 @@ use crate::spool::SpoolSettings;
 
 /// A day.
 const DRAIN_S: u64 = 24 * 3600;
+const STEP_LIMIT_S: u64 = 24 * 3600;
 const CONNECTIONS: u32 = 10_000;
 const REQUESTS_PER_MINUTE: u32 = 10_000_000;
 /// What a key may send in a minute when nobody has said anything about it.
@@ -297,6 +298,10 @@ pub(crate) struct WorkerArgs {
     /// Seconds that running sequences may go on once the process is asked to stop; then others take them over
     #[arg(long, env = "DRAIN_S", value_name = "SECONDS", default_value = "30")]
     drain_s: Given<u64>,
+    /// Seconds after which an engine step that has not ended counts as hung: /live says so, and the process leaves; 0 is
+    /// never. Above the longest step this machine takes, with all of --max-num-batched-tokens
+    #[arg(long, env = "STEP_LIMIT_S", value_name = "SECONDS", default_value = "300")]
+    step_limit_s: Given<u64>,
     #[command(flatten)]
     spool: SpoolArgs,
     #[command(flatten)]
@@ -315,6 +320,8 @@ pub(crate) struct WorkerSettings {
     pub(crate) kv_socket_dir: PathBuf,
     pub(crate) health_listen: SocketAddr,
     pub(crate) drain: Duration,
+    /// How long a step may take; for ever without one.
+    pub(crate) step_limit: Option<Duration>,
     pub(crate) spool: SpoolSettings,
     pub(crate) log: LogSettings,
 }
@@ -358,6 +365,9 @@ impl WorkerArgs {
                 .value("health_listen", &self.health_listen)
                 .unwrap_or_else(local),
             drain: Duration::from_secs(checks.number("drain_s", &self.drain_s, 0..=DRAIN_S)),
+            step_limit: Some(checks.number("step_limit_s", &self.step_limit_s, 0..=STEP_LIMIT_S))
+                .filter(|seconds| *seconds > 0)
+                .map(Duration::from_secs),
             spool: self.spool.read(&mut checks),
             log: self.process.read(&mut checks),
             name,

@@ -14,6 +14,8 @@ use crate::spool::SpoolSettings;
 const CONNECTIONS: usize = 1000;
 /// An hour.
 const SYNC_MS: u64 = 3_600_000;
+/// An answer that waits longer is late.
+const CONFIRM_MS: u64 = 60_000;
 /// Not that of `vlinders up`, whose usage belongs into a ledger of its own.
 const CLUSTER_SPOOL: &str = "cluster-spool";
 
@@ -87,6 +89,10 @@ pub(crate) struct SpoolArgs {
     /// Milliseconds until usage in that folder survives a loss of power too; 0 makes answers wait for the disk
     #[arg(long, env = "SPOOL_SYNC_MS", value_name = "MS", default_value = "200")]
     spool_sync_ms: Given<u64>,
+    /// Milliseconds that the end of an answer waits at most until NATS has its usage too, for folders that are lost with
+    /// their machine; 0 is not at all. While NATS is away nobody waits
+    #[arg(long, env = "SPOOL_CONFIRM_MS", value_name = "MS", default_value = "0")]
+    spool_confirm_ms: Given<u64>,
 }
 
 impl SpoolArgs {
@@ -101,9 +107,11 @@ impl SpoolArgs {
             0 => SpoolSync::BeforeKept,
             pause => SpoolSync::Every(Duration::from_millis(pause)),
         };
+        let confirm_ms = checks.number("spool_confirm_ms", &self.spool_confirm_ms, 0..=CONFIRM_MS);
         SpoolSettings {
             folder: folder.join(CLUSTER_SPOOL),
             sync,
+            confirm_within: (confirm_ms > 0).then(|| Duration::from_millis(confirm_ms)),
         }
     }
 }

@@ -15,7 +15,7 @@ use vlinders_frontend::{
     ServedModel, ServedModels, SystemEntropy,
 };
 use vlinders_kv_transfer::{Endpoint, EndpointConfig, MemTransport};
-use vlinders_service_kit::{Clock, Metrics, Stage, SystemClock, Tasks, Traces, TracesConfig};
+use vlinders_service_kit::{Clock, Metrics, Pulse, Stage, SystemClock, Tasks, Traces, TracesConfig};
 use vlinders_simulation::byte_level_text;
 use vlinders_text::ModelText;
 use vlinders_types::{Epoch, ModelName, WorkerId};
@@ -167,6 +167,7 @@ impl World {
             metrics: self.metrics.clone(),
             traces: self.traces(&tasks),
             clock: Arc::clone(&self.clock),
+            pulse: Pulse::default(),
         };
         start_simulated(config, parts, step_time).await.unwrap();
         self.workers.push((worker, role, tasks));

@@ -3,6 +3,7 @@
 mod bad_start;
 mod clients;
 mod crowd;
+mod hang;
 mod outages;
 mod scaling;
 mod servers;
