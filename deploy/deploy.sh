@@ -40,6 +40,8 @@ part 'ConfigMap ServiceAccount PriorityClass ResourceQuota StorageClass Persiste
 say "5. what holds state"
 part 'StatefulSet Service' 'postgres redis nats nats-peers' | apply
 if has Cluster ledger; then
+    # The store first: the cluster archives its log from the beginning.
+    part ObjectStore ledger | apply
     part Cluster ledger | apply
     "$KUBECTL" wait -n vlinders-platform --for=condition=Ready cluster/ledger --timeout "$TIMEOUT"
 else

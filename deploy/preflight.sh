@@ -34,6 +34,7 @@ kind Certificate certificates.cert-manager.io 'cert-manager'
 kind ScaledObject scaledobjects.keda.sh 'KEDA'
 kind VerticalPodAutoscaler verticalpodautoscalers.autoscaling.k8s.io 'the vertical pod autoscaler'
 kind Cluster clusters.postgresql.cnpg.io 'CloudNativePG'
+kind ObjectStore objectstores.barmancloud.cnpg.io "CloudNativePG's plugin for barman"
 if has '^kind: (Gateway|Ingress)$'; then
     label='vlinders.io/gateway=true'
     if [[ -n $("$kubectl" get namespaces -l "$label" -o name 2>/dev/null) ]]; then
@@ -58,6 +59,9 @@ if has 'nvidia.com/gpu:'; then
 fi
 if has 'image: registry.example.com/'; then
     fault "the image is still registry.example.com/vlinders: set yours with images: in your overlay"
+fi
+if has 's3://REPLACE-'; then
+    fault "overlays/large/postgres-cluster.yaml still says s3://REPLACE-ledger/"
 fi
 if has 'fs-REPLACE'; then
     fault "overlays/aws/storage.yaml still says fs-REPLACE"

@@ -4,6 +4,7 @@ import { readFileSync } from "node:fs";
 
 const require = createRequire(process.env.NODE_MODULES + "/");
 const kinds = {
+  "autoscaling.k8s.io/v1": "@kubernetes-models/autoscaler/autoscaling.k8s.io/v1",
   "keda.sh/v1alpha1": "@kubernetes-models/keda/keda.sh/v1alpha1",
   "cert-manager.io/v1": "@kubernetes-models/cert-manager/cert-manager.io/v1",
   "gateway.networking.k8s.io/v1": "@kubernetes-models/gateway-api/gateway.networking.k8s.io/v1",

@@ -11,10 +11,10 @@ import yaml
 
 # Made by make-secrets or by cert-manager; never in this folder.
 SECRETS = {
-    "vlinders-platform": {"vlinders-secrets", "nats-auth", "redis-auth", "model-source", "vlinders-tls", "postgres-owner", "nats-server-tls", "nats-client-tls",
+    "vlinders-platform": {"vlinders-secrets", "nats-auth", "nats-frontend", "nats-usage", "redis-auth", "model-source", "vlinders-tls", "postgres-owner", "nats-server-tls", "nats-client-tls",
                          "redis-server-tls", "postgres-server-tls"},
-    "vlinders-inference": {"vlinders-secrets", "model-source", "model-registry-credentials", "nats-client-tls"},
-    "vlinders-monitoring": {"grafana", "alertmanager", "prometheus-adapter-tls"},
+    "vlinders-inference": {"nats-worker", "model-source", "model-registry-credentials", "nats-client-tls"},
+    "vlinders-monitoring": {"grafana", "inside-ca", "alertmanager", "prometheus-adapter-tls"},
     "vlinders-node-agents": {"elasticsearch"},
     "kube-system": set(),
 }

@@ -1,5 +1,8 @@
 """The settings of components/tls with real certificates, real servers and our processes: tls.py SCRATCH_FOLDER"""
 
+import base64
+import json
+import os
 import re
 import shutil
 import socket
@@ -59,7 +62,11 @@ def server(world: World, tls: Path) -> int:
         assert old in text, f"nats.conf has no {old} any more"
         text = text.replace(old, new)
     (world.folder / "auth").mkdir()
-    (world.folder / "auth/users.conf").write_text('authorization { users: [{user: vlinders, password: "word"}] }\n')
+    users = (ROOT / "deploy/base/nats/users.conf").read_text()
+    for user in ("frontend", "worker", "usage"):
+        made = subprocess.run([ROOT / "deploy/nkey", world.folder / user], check=True, capture_output=True, text=True)
+        users = users.replace(f"nkey: {user.upper()}", f"nkey: {made.stdout.strip()}")
+    (world.folder / "auth/users.conf").write_text(users)
     (world.folder / "nats.conf").write_text(text)
     world.start("nats", [OPS_ENV / "python/bin/nats-server", "-c", world.folder / "nats.conf"], {"POD_NAME": "nats-0"})
     wait_for("nats", lambda: get(f"http://127.0.0.1:{monitor}/healthz")[0] == 200)
@@ -105,6 +112,59 @@ def postgres(world: World, tls: Path):
     return server
 
 
+def told(port: int, tls: Path, seed: Path, line: str) -> str:
+    """What the server says to one line of somebody with a certificate of ours and this nkey."""
+    context = ssl.create_default_context(cafile=tls / "ca.crt")
+    context.load_cert_chain(tls / "client.crt", tls / "client.key")
+    head = bytes.fromhex("302e020100300506032b657004220420")
+    with socket.create_connection(("127.0.0.1", port), 10) as raw:
+        greeting = json.loads(raw.recv(4096).split(b" ", 1)[1])
+        with context.wrap_socket(raw, server_hostname="127.0.0.1") as sock:
+            (tls / "private").write_bytes(head + base64.b32decode(seed.read_text().strip() + "======")[2:34])
+            (tls / "nonce").write_text(greeting["nonce"])
+            sign = ["openssl", "pkeyutl", "-sign", "-rawin", "-keyform", "DER", "-inkey", tls / "private", "-in", tls / "nonce"]
+            signature = subprocess.run(sign, check=True, capture_output=True).stdout
+            public = subprocess.run([ROOT / "deploy/nkey", seed], check=True, capture_output=True, text=True).stdout.strip()
+            login = {"nkey": public, "sig": base64.urlsafe_b64encode(signature).decode().rstrip("="), "verbose": False, "pedantic": False, "lang": "x", "version": "1"}
+            sock.sendall(f"CONNECT {json.dumps(login)}\r\n{line}PING\r\n".encode())
+            answer = b""
+            while b"PONG" not in answer and b"-ERR" not in answer:
+                more = sock.recv(4096)
+                assert more, answer
+                answer += more
+            return answer.decode()
+
+
+def everybody_may_what_is_theirs(world: World, port: int, tls: Path) -> str:
+    """After the permissions of base/nats/users.conf; that processes may what they need is seen by their work."""
+    count = 0
+    for user, lines in {
+        "frontend": ["PUB $JS.API.STREAM.DELETE.VL_REQ 0", "PUB $JS.API.CONSUMER.MSG.NEXT.VL_USAGE.usage 0", "SUB vl.req.> 1"],
+        "worker": ["PUB $JS.API.STREAM.PURGE.VL_REQ 0", "PUB $JS.API.CONSUMER.MSG.NEXT.VL_USAGE.usage 0", "SUB vl.tok.> 1"],
+        "usage": ["PUB $JS.API.CONSUMER.MSG.NEXT.VL_REQ.x 0", "PUB vl.req.m.q 0", "SUB vl.tok.> 1", "PUB $JS.API.STREAM.MSG.GET.VL_REQ 0"],
+    }.items():
+        assert "PONG" in told(port, tls, world.folder / user, "PUB vl.hb.x 0\r\n\r\n"), user
+        for line in lines:
+            said = told(port, tls, world.folder / user, f"{line}\r\n" + ("\r\n" if line.startswith("PUB") else ""))
+            assert "Permissions Violation" in said, f"{user} may {line}: {said}"
+            count += 1
+    (world.folder / "nobody").unlink(missing_ok=True)
+    subprocess.run([ROOT / "deploy/nkey", world.folder / "nobody"], check=True, capture_output=True)
+    assert "Authorization Violation" in told(port, tls, world.folder / "nobody", ""), "an nkey that nobody knows is let in"
+    return f"{count} things that somebody may not do are refused by name; an unknown nkey is not let in"
+
+
+def backup_checks_the_name(world: World, database, tls: Path) -> str:
+    """As components/tls sets it for the jobs."""
+    (world.folder / "backups").mkdir()
+    backup = ["sh", ROOT / "deploy/components/backup/backup.sh", world.folder / "backups"]
+    for authority, succeeds in (("ca.crt", True), ("other/ca.crt", False)):
+        env = {**os.environ, **database.env("vlinders"), "PGSSLMODE": "verify-full", "PGSSLROOTCERT": str(tls / authority)}
+        done = subprocess.run(backup, env=env, capture_output=True, text=True)
+        assert (done.returncode == 0) == succeeds, done.stderr
+    return "a backup is made over verify-full, and none from a server that another authority vouches for"
+
+
 def stranger_is_refused(port: int, tls: Path) -> str:
     """Somebody without a certificate of ours reads the greeting and gets no further."""
     context = ssl.create_default_context(cafile=tls / "ca.crt")
@@ -129,17 +189,17 @@ def main() -> int:
         certificates(tls)
         port = server(world, tls)
         print(f"  {stranger_is_refused(port, tls)}")
+        print(f"  {everybody_may_what_is_theirs(world, port, tls)}")
         (world.folder / "password").write_text("word\n")
         world.nats_url = f"tls://127.0.0.1:{port}"
         common = {
-            "NATS_USER": "vlinders",
-            "NATS_PASSWORD_FILE": str(world.folder / "password"),
             "NATS_CA_FILE": str(tls / "ca.crt"),
             "NATS_CERT_FILE": str(tls / "client.crt"),
             "NATS_KEY_FILE": str(tls / "client.key"),
         }
+        nkey = {user: {"NATS_NKEY_FILE": str(world.folder / user)} for user in ("frontend", "worker", "usage")}
         for role in ("prefill", "decode"):
-            world.worker(role, role, KV_TRANSPORTS="tcp", **common)
+            world.worker(role, role, KV_TRANSPORTS="tcp", **common, **nkey["worker"])
         database = postgres(world, tls)
         ledger = {
             "DATABASE_URL": f"{database.url('vlinders')}?sslmode=verify-full",
@@ -151,8 +211,8 @@ def main() -> int:
             "REDIS_PASSWORD_FILE": str(world.folder / "password"),
             "RATE_LIMIT_RPM": "1000",
         }
-        world.worker("usage", "usage", **common, **ledger)
-        _, frontend = world.frontend("frontend", **common, **ledger, **limits)
+        world.worker("usage", "usage", **common, **ledger, **nkey["usage"])
+        _, frontend = world.frontend("frontend", **common, **ledger, **limits, **nkey["frontend"])
         wait_for("the frontend", lambda: get(f"http://127.0.0.1:{frontend}/ready")[0] == 200)
         status, text = ask(frontend, {"model": "vlinders-demo", "prompt": "hi", "max_tokens": 3})
         assert status == 200, text
@@ -165,16 +225,17 @@ def main() -> int:
         (tls / "other").mkdir()
         certificates(tls / "other")
         believing, _ = world.worker(
-            "usage", "usage-elsewhere", **common, **(ledger | {"DATABASE_CA_FILE": str(tls / "other/ca.crt")}), START_LIMIT_S="3"
+            "usage", "usage-elsewhere", **common, **nkey["usage"], **(ledger | {"DATABASE_CA_FILE": str(tls / "other/ca.crt")}), START_LIMIT_S="3"
         )
         wait_for("a usage service that does not believe the server to give up", lambda: believing.child.poll() is not None)
         assert believing.child.returncode != 0, believing.said()
         print("  usage and frontend over verify-full and rediss://: the bill is in Postgres, the limiter takes writes; another authority is refused")
+        print(f"  {backup_checks_the_name(world, database, tls)}")
         without = {name: value for name, value in common.items() if not name.startswith(("NATS_CERT", "NATS_KEY"))}
-        stranger, _ = world.worker("prefill", "stranger", START_LIMIT_S="3", **without)
+        stranger, _ = world.worker("prefill", "stranger", START_LIMIT_S="3", **without, **nkey["worker"])
         wait_for("a worker without a certificate to give up", lambda: stranger.child.poll() is not None)
         assert stranger.child.returncode != 0, stranger.said()
-        print("  frontend, prefill and decode serve a request over tls:// with certificates on both sides; one without gives up")
+        print("  frontend, prefill and decode serve a request over tls:// with nkeys, and certificates on both sides; one without gives up")
     return 0
 
 
