@@ -60,6 +60,10 @@ fi
 if has 'image: registry.example.com/'; then
     fault "the image is still registry.example.com/vlinders: set yours with images: in your overlay"
 fi
+tagged=$(grep -oE 'image: .*' <<<"$built" | grep -vc '@sha256:') || true
+if ((tagged > 0)); then
+    printf '  --  %s\n' "$tagged images are named by a tag, which may move: deploy/pin-images $overlay"
+fi
 if has 's3://REPLACE-'; then
     fault "overlays/large/postgres-cluster.yaml still says s3://REPLACE-ledger/"
 fi
