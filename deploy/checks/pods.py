@@ -14,6 +14,8 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import yaml
@@ -166,6 +168,24 @@ def ask(pods: Pods, body: dict) -> http.client.HTTPResponse:
     return connection.getresponse()
 
 
+def operators(pods: Pods) -> str:
+    """What the overlay sets for them: the port with its token, and prices."""
+    where = f"http://{pods.addresses['frontend']}:8001/openapi.json"
+    assert get(where)[0] == 401, "the operators' port lets in without a credential"
+    secrets = pods.secrets / "vlinders-platform/vlinders-secrets"
+    asked = urllib.request.Request(where, headers={"authorization": f"Bearer {(secrets / 'ADMIN_TOKEN').read_text()}"})
+    with urllib.request.urlopen(asked, timeout=10) as answer:
+        assert answer.status == 200 and "paths" in json.load(answer)
+    host = pods.service("frontend", "vlinders-platform", 8000)
+    headers = {"authorization": f"Bearer {(secrets / 'API_SECRET_KEY').read_text()}"}
+    asked = urllib.request.Request(f"http://{host}/v1/usage?start=2026-01-01&bucket=day", headers=headers)
+    with contextlib.suppress(urllib.error.HTTPError), urllib.request.urlopen(asked, timeout=10) as answer:
+        text = answer.read().decode()
+        assert "EUR" in text, text
+        return "operators come in with their token alone; usage tells its cost"
+    return "operators come in with their token alone"
+
+
 def ends_in_order(pods: Pods) -> str:
     """SIGTERM while a stream runs, as after preStop: the stream ends well, and every process within its pod's grace."""
     body = {"model": "vlinders-demo", "prompt": "What is Vlinders?", "max_tokens": 200, "stream": True, "ignore_eos": True}
@@ -219,6 +239,7 @@ def main() -> int:
             host, there = pods.service(service, "vlinders-inference", port).split(":")
             with contextlib.closing(http.client.HTTPConnection(host, int(there), timeout=5)) as connection:
                 connection.connect()
+        print(f"  {operators(pods)}")
         used = []
         for role in ROLES:
             limit = bytes_of(pods.templates[role][1]["spec"]["containers"][0]["resources"]["limits"]["memory"])

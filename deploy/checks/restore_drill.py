@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from live import ROOT, World, ask, get, wait_for
+from live import ROOT, VLINDERS, World, ask, get, wait_for
 
 SCRIPTS = ROOT / "deploy/components/backup"
 ROWS = int(os.environ.get("DRILL_ROWS", "200000"))
@@ -19,6 +19,13 @@ FILL = f"""
 INSERT INTO usage SELECT 'drill-' || n, 1, 'tenant-' || n % 20, 'key-' || n % 100, 'model-' || n % 3, 'decode-0',
     n % 4000, n % 1000, n % 900, 'stop', n % 2 = 0, 1760000000000 + n, 1760000000100 + n, 1760000002000 + n
 FROM generate_series(1, {ROWS}) n"""
+
+
+def everything_else(server) -> dict[str, str]:
+    """A sum of every other table, whatever the program has made."""
+    tables = server.sql("SELECT string_agg(tablename, ' ' ORDER BY tablename) FROM pg_tables WHERE schemaname = 'public'").split()
+    one = "SELECT count(*) || ' ' || coalesce(md5(string_agg(t::text, ',' ORDER BY t::text)), '') FROM {} t"
+    return {table: server.sql(one.format(table)) for table in tables if table != "usage"}
 
 
 def run(server, script, *arguments, database="vlinders", **env):
@@ -49,6 +56,8 @@ def real_rows(world: World, server) -> None:
         assert status == 200, text
     wait_for("five bills", lambda: server.sql("SELECT count(*) FROM usage") == "5")
     usage.end()
+    key = [VLINDERS, "keys", "create", "--database-url", server.url("vlinders"), "--name", "drill", "--tenant", "acme"]
+    subprocess.run(key, check=True, capture_output=True)
 
 
 def backups_fail_loudly(world, server, folder) -> str:
@@ -104,6 +113,9 @@ def damage_is_noticed(world, server, folder) -> str:
 
 
 def restore(world, server, folder, whole: str) -> tuple[str, float]:
+    others = everything_else(server)
+    assert any(not told.startswith("0 ") for told in others.values()), others
+    server.sql("DELETE FROM api_keys")
     server.sql("DELETE FROM usage WHERE request_id LIKE 'drill-1%'")
     server.sql("UPDATE usage SET completion_tokens = 0")
     assert server.sql(SUM) != whole
@@ -113,6 +125,7 @@ def restore(world, server, folder, whole: str) -> tuple[str, float]:
     took = time.monotonic() - began
     assert told.returncode == 0, told.stderr
     assert server.sql(SUM) == whole, "the rows are not what they were"
+    assert everything_else(server) == others, f"{everything_else(server)} is not {others}"
     kept = server.sql("SELECT datname FROM pg_database WHERE datname LIKE 'vlinders_before_%'", database="postgres")
     assert kept, "the old database is kept"
     server.sql(f'DROP DATABASE "{kept}"', database="postgres")
@@ -124,7 +137,7 @@ def restore(world, server, folder, whole: str) -> tuple[str, float]:
     usage, port = usage_role(world, server, "usage-again")
     wait_for("usage", lambda: get(f"http://127.0.0.1:{port}/ready")[0] == 200)
     usage.end()
-    return f"{rows} rows came back, equal to the last byte of their sum; the usage service goes on with them", took
+    return f"{rows} rows came back, equal to the last byte of their sum, and {len(others)} other tables; the usage service goes on with them", took
 
 
 def to_any_moment(world, server, folder, archive) -> tuple[str, float]:
