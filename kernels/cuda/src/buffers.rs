@@ -6,6 +6,7 @@ use vlinders_kernel_api::{Dtype, KernelError};
 
 use crate::attention::most_partials;
 use crate::device::{Device, Stream};
+use crate::drawing::draw_bytes;
 use crate::linear;
 use crate::region::Region;
 use crate::shape::Sizes;
@@ -27,6 +28,8 @@ pub(crate) struct BufferBytes {
     partial_scales: u64,
     workspace: u64,
     counters: u64,
+    /// Kept by whoever draws.
+    draws: u64,
 }
 
 /// Activations and workspaces, as large as the largest step needs. All of f32 or of the weights' type `T`.
@@ -97,6 +100,7 @@ impl BufferBytes {
             partial_scales: table(partials, size.query_heads, 8),
             workspace,
             counters: u64::from(counters) * 4,
+            draws: draw_bytes(size).into_iter().sum(),
         }
     }
 
@@ -113,6 +117,7 @@ impl BufferBytes {
             self.partial_scales,
             self.workspace,
             self.counters,
+            self.draws,
         ]
         .into_iter()
         .fold(0, u64::saturating_add)

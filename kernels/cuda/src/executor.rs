@@ -9,13 +9,14 @@ use vlinders_kernel_api::{
     AttentionSpec, Dtype, EmbeddingId, Executor, ExecutorSpec, Head, KernelError, KvMemory, LinearId, Norm,
     QkNorm, RotaryId,
 };
-use vlinders_sampling::{SampleInput, Sampler};
-use vlinders_types::{AwaitedMask, Batch, PoolResult, SampleResult, ScoreResult};
+use vlinders_sampling::Sampler;
+use vlinders_types::{Batch, PoolResult, SampleResult, ScoreResult};
 
 use crate::attending::{tiled_shared_bytes, window_of};
 use crate::attention::AttentionLimits;
 use crate::buffers::{BufferBytes, Buffers, partials};
 use crate::device::{Device, DeviceFacts, Stream};
+use crate::drawing::DrawBuffers;
 use crate::graphs::{Course, Graphs};
 use crate::kernels::KernelNames;
 use crate::kv_memory::CudaKvMemory;
@@ -41,6 +42,7 @@ pub(crate) struct CudaExecutor {
     pub(crate) step: Step,
     pub(crate) plan: DevicePlan,
     pub(crate) buffers: Buffers,
+    pub(crate) draws: DrawBuffers,
     /// Results of splits that there is memory for.
     pub(crate) partials: u32,
     /// Asked for and not started yet.
@@ -120,6 +122,7 @@ impl CudaExecutor {
         let vocabulary_bytes = size.vocabulary as usize * 4;
         Ok(Self {
             plan: DevicePlan::new(device, &size, base)?,
+            draws: DrawBuffers::new(device, &size)?,
             returned: Pinned::new(device, ROWS_AT_ONCE * vocabulary_bytes, "logits")?,
             memory: Arc::new(CudaKvMemory::new(device, spec.kv, spec.block_count)?),
             kernels: KernelNames::of(size.dtype, size.head_dim),
@@ -319,28 +322,7 @@ impl Executor for CudaExecutor {
             "the batch is the planned one"
         );
         self.start_asked()?;
-        let vocabulary = self.size.vocabulary as usize;
-        let mut results = Vec::with_capacity(batch.samples.len());
-        let mut own = Vec::new();
-        self.read_rows(batch.samples.len(), &mut |sampler, first, logits| {
-            let rows = batch.samples[first..].iter().zip(logits.chunks_exact(vocabulary));
-            for (row, logits) in rows {
-                let input = SampleInput {
-                    params: &row.params,
-                    history: &batch.history[row.history.range()],
-                    prompt_tokens: row.prompt_tokens,
-                    banned: &row.banned,
-                    allowed: row.allowed.as_deref().map(AwaitedMask::wait),
-                    position: row.position,
-                };
-                own.clear();
-                own.extend_from_slice(logits);
-                results.push(SampleResult {
-                    sequence: row.sequence,
-                    sampled: sampler.sample(&mut own, input),
-                });
-            }
-        })?;
+        let results = self.draw(batch)?;
         self.sent = None;
         Ok(results)
     }

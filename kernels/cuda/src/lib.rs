@@ -13,6 +13,7 @@ mod attention;
 mod backend;
 mod buffers;
 pub mod device;
+mod drawing;
 mod driver;
 mod executor;
 mod graphs;

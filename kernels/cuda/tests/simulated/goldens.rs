@@ -1,6 +1,6 @@
 //! Golden greedy tokens of real small models.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use safetensors::SafeTensors;
@@ -10,8 +10,8 @@ use vlinders_kernel_cpu::{CpuBackend, CpuOptions};
 use vlinders_model::{LoadedModel, ModelSource};
 use vlinders_types::TokenId;
 
-use crate::simulated;
 use crate::support::Sequence;
+use crate::{crate_folder, simulated};
 
 const OPTIONS: EngineOptions = EngineOptions {
     kv: KvBudget::Blocks(32),
@@ -22,9 +22,7 @@ const OPTIONS: EngineOptions = EngineOptions {
 };
 
 fn folder(checkpoint: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../tests/goldens")
-        .join(checkpoint)
+    crate_folder().join("../../tests/goldens").join(checkpoint)
 }
 
 /// Prompt and greedy continuation.

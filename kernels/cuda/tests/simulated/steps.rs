@@ -9,7 +9,7 @@ use vlinders_kernel_reference::ops::{narrow, relative_l2};
 use vlinders_types::{BlockId, PoolRow, ScoreRow, SequenceId, Span, TokenId};
 
 use crate::random_model::{Model, Row, Shape, batch};
-use crate::simulated;
+use crate::{on_gpu, simulated};
 
 const BLOCKS: [u32; 4] = [9, 4, 7, 2];
 
@@ -172,7 +172,8 @@ fn recorded_steps_have_the_bits_of_launched_ones_and_everything_is_given_back() 
             found.push(three_rows(&model, executor.as_mut()));
             let replays = device.replays.load(Ordering::Relaxed);
             // Three rows are filled up to four: launched, then recorded, then replayed.
-            assert_eq!(replays, if records { 9 } else { 0 });
+            let is_replayed = records && !on_gpu();
+            assert_eq!(replays, if is_replayed { 9 } else { 0 });
             drop((executor, backend));
             assert_eq!(device.left(), [0; 4]);
         }
