@@ -29,12 +29,12 @@ fn main() -> io::Result<()> {
         },
     };
     let mut text = String::new();
-    let mut put = |line: &str, list: &[PathBuf], include: &str| {
+    let mut put = |line: &str, list: &[PathBuf], [before, after]: [&str; 2]| {
         let _ = writeln!(text, "{line} = &[");
         for path in list {
             let name = path.file_name().unwrap_or_default();
             let full = fs::canonicalize(path).unwrap_or_else(|_| path.clone());
-            let _ = writeln!(text, "    ({name:?}, {include}!({full:?})),");
+            let _ = writeln!(text, "    ({name:?}, {before}{full:?}{after}),");
         }
         let _ = writeln!(text, "];");
     };
