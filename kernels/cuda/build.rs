@@ -38,22 +38,13 @@ fn main() -> io::Result<()> {
         }
         let _ = writeln!(text, "];");
     };
-    put(
-        "pub(crate) static IMAGES: &[(&str, &[u8])]",
-        &images,
-        "include_bytes",
-    );
-    put(
-        "pub(crate) static SOURCES: &[(&str, &str)]",
-        &sources,
-        "include_str",
-    );
+    // The driver reads numbers out of images, so they begin where numbers may.
+    let aligned = ["&Aligned(*include_bytes!(", ")).0"];
+    put("pub(crate) static IMAGES: &[(&str, &[u8])]", &images, aligned);
+    let included = ["include_str!(", ")"];
+    put("pub(crate) static SOURCES: &[(&str, &str)]", &sources, included);
     let headers = [files("cu", "cuh")?, files("cu", "h")?].concat();
-    put(
-        "pub(crate) static HEADERS: &[(&str, &str)]",
-        &headers,
-        "include_str",
-    );
+    put("pub(crate) static HEADERS: &[(&str, &str)]", &headers, included);
     let _ = writeln!(text, "pub(crate) const ORIGIN: &str = {origin:?};");
     fs::write(out.join("images.rs"), text)
 }
