@@ -23,6 +23,9 @@ pub use keys::{
     ApiKey, Budget, KeyDigest, KeyLimits, KeyRules, KeySecret, KeyStore, NewKey, NewSecret, NoRandomness,
     Scope, Scopes, StoredKey, UnknownScope, new_key_id,
 };
-pub use money::{Amount, Factor, PriceTable, Rates, Tokens};
+pub use money::{
+    Amount, Factor, MeterBacklog, MeterEvent, MeterStore, Notice, Noticed, PriceTable, Rates, TenantAccount,
+    TenantStore, Tokens,
+};
 pub use postgres::{PostgresLedger, PostgresOptions};
 pub use sqlite::SqliteLedger;

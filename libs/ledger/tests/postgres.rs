@@ -69,6 +69,14 @@ async fn postgres_keeps_what_belongs_to_tenants() {
 }
 
 #[tokio::test]
+async fn postgres_keeps_what_is_paid_for() {
+    let server = PostgresServer::start().await;
+    conformance::money::paid_usage_is_in_one_event(&new_ledger(&server).await).await;
+    conformance::money::an_event_is_due_until_it_is_taken(&new_ledger(&server).await).await;
+    conformance::money::notices_suspend_and_resume(&new_ledger(&server).await).await;
+}
+
+#[tokio::test]
 async fn postgres_keeps_keys() {
     let server = PostgresServer::start().await;
     conformance::keys::keys_read_back(&new_ledger(&server).await).await;

@@ -20,6 +20,14 @@ async fn sqlite_conforms() {
 }
 
 #[tokio::test]
+async fn sqlite_keeps_what_is_paid_for() {
+    let folders = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    conformance::money::an_event_is_due_until_it_is_taken(&ledger(folders[2].path())).await;
+    conformance::money::paid_usage_is_in_one_event(&ledger(folders[0].path())).await;
+    conformance::money::notices_suspend_and_resume(&ledger(folders[1].path())).await;
+}
+
+#[tokio::test]
 async fn sqlite_keeps_keys() {
     let folders = [(); 4].map(|()| tempfile::tempdir().unwrap());
     conformance::keys::keys_read_back(&ledger(folders[0].path())).await;

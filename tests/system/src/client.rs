@@ -50,7 +50,11 @@ pub struct EventStream {
 }
 
 impl Client {
-    pub(crate) fn new(url: &str) -> anyhow::Result<Self> {
+    /// Of what is served at `http://ADDR:PORT`.
+    ///
+    /// # Errors
+    /// When the system has nothing to make one of.
+    pub fn new(url: &str) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder()
             .no_proxy()
             .pool_max_idle_per_host(0)

@@ -244,6 +244,20 @@ impl Cluster {
         parse_rows(&ended.output)
     }
 
+    /// Runs `vlinders` with these arguments and the cluster's database, to its end, and returns what it says.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub async fn run_with_database(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let scratch = tempfile::tempdir()?;
+        let variables = [("POSTGRES_PASSWORD", self.postgres.password())];
+        let url = self.postgres.url();
+        let arguments = [arguments, &["--database-url", &url]].concat();
+        let ended = run_to_end_with(scratch.path(), &variables, &arguments).await?;
+        ensure!(ended.status.success(), "{arguments:?}: {}", ended.errors);
+        Ok(ended.output)
+    }
+
     /// Ends a process as a crash would.
     ///
     /// # Errors

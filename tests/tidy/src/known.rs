@@ -20,6 +20,7 @@ pub const FLOORS: &[(&str, u8)] = &[
     ("vlinders-kernel-cuda", 2),
     ("vlinders-kernel-reference", 2),
     ("vlinders-model", 2),
+    ("vlinders-billing", 3),
     ("vlinders-bus", 3),
     ("vlinders-kv-transfer", 3),
     ("vlinders-ledger", 3),
@@ -44,6 +45,7 @@ pub const SAME_FLOOR: &[(&str, &[&str])] = &[
     ("vlinders-scheduler", &["vlinders-kv-blocks"]),
     ("vlinders-engine", &["vlinders-model"]),
     ("vlinders-kernel-cpu", &["vlinders-kernel-reference"]),
+    ("vlinders-billing", &["vlinders-ledger", "vlinders-service-kit"]),
     (
         "vlinders-worker",
         &["vlinders-bus", "vlinders-kv-transfer", "vlinders-service-kit"],

@@ -2,6 +2,7 @@
 
 pub mod kept;
 pub mod keys;
+pub mod money;
 pub mod periods;
 mod postgres_server;
 

@@ -127,6 +127,39 @@ const MIGRATIONS: &[&str] = &[
     );
     CREATE INDEX batch_results_by_kind ON batch_results (batch_id, is_failed);
 "#,
+    r#"
+    CREATE TABLE tenants (
+        tenant text COLLATE "C" PRIMARY KEY,
+        customer text COLLATE "C" UNIQUE,
+        halted_ms bigint,
+        unpaid_ms bigint,
+        noticed_s bigint NOT NULL
+    );
+    CREATE TABLE notices (
+        id text COLLATE "C" PRIMARY KEY,
+        received_ms bigint NOT NULL
+    );
+    CREATE TABLE meter_events (
+        batch text COLLATE "C" NOT NULL,
+        tenant text COLLATE "C" NOT NULL,
+        hour_ms bigint NOT NULL,
+        model text COLLATE "C" NOT NULL,
+        class text COLLATE "C" NOT NULL,
+        requests bigint NOT NULL,
+        prompt_tokens bigint NOT NULL,
+        cached_tokens bigint NOT NULL,
+        completion_tokens bigint NOT NULL,
+        opened_ms bigint NOT NULL,
+        value bigint,
+        tries bigint NOT NULL DEFAULT 0,
+        first_try_ms bigint,
+        next_ms bigint NOT NULL DEFAULT 0,
+        sent_ms bigint,
+        parked text,
+        PRIMARY KEY (tenant, hour_ms, model, class, batch)
+    );
+    CREATE INDEX meter_events_due ON meter_events (next_ms) WHERE sent_ms IS NULL;
+"#,
 ];
 
 /// Whoever holds this advisory lock changes the schema: `vlinders` in ASCII.

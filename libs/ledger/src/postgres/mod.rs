@@ -19,6 +19,7 @@ use vlinders_types::UsageEvent;
 
 use self::fault::Fault;
 pub use self::options::PostgresOptions;
+use crate::money::HOUR_MS;
 use crate::rows::{COLUMNS, StoredRow, StoredTotal, as_sql, period, stored_total};
 use crate::selection::{Selection, Value};
 use crate::{Ledger, LedgerError, Recorded, UsagePeriod, UsageQuery, UsageReports, UsageTotal};
@@ -187,10 +188,24 @@ async fn insert(client: &Client, events: &[UsageEvent]) -> Result<u64, Error> {
         .iter()
         .map(|event| event.first_token_ms.map(as_sql))
         .collect();
+    // What somebody pays for is added up in the same transaction, in one order, so that two recorders wait for each other.
     let sql = format!(
-        "INSERT INTO usage ({COLUMNS}) SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], \
-         $5::text[], $6::text[], $7::bigint[], $8::bigint[], $9::bigint[], $10::text[], $11::boolean[], \
-         $12::bigint[], $13::bigint[], $14::bigint[], $15::text[]) ON CONFLICT (request_id) DO NOTHING"
+        "WITH fresh AS (INSERT INTO usage ({COLUMNS}) SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], \
+         $4::text[], $5::text[], $6::text[], $7::bigint[], $8::bigint[], $9::bigint[], $10::text[], $11::boolean[], \
+         $12::bigint[], $13::bigint[], $14::bigint[], $15::text[]) ON CONFLICT (request_id) DO NOTHING \
+         RETURNING tenant, model, class, prompt_tokens, cached_tokens, completion_tokens, finished_ms), \
+         metered AS (INSERT INTO meter_events AS sums (batch, tenant, hour_ms, model, class, requests, prompt_tokens, \
+         cached_tokens, completion_tokens, opened_ms) \
+         SELECT '', fresh.tenant, finished_ms / {HOUR_MS} * {HOUR_MS} AS hour, model, class, count(*), \
+         sum(prompt_tokens)::bigint, sum(cached_tokens)::bigint, sum(completion_tokens)::bigint, min(finished_ms) \
+         FROM fresh JOIN tenants ON tenants.tenant = fresh.tenant WHERE tenants.customer IS NOT NULL \
+         GROUP BY fresh.tenant, hour, model, class ORDER BY fresh.tenant, hour, model, class \
+         ON CONFLICT (tenant, hour_ms, model, class, batch) DO UPDATE SET \
+         requests = sums.requests + excluded.requests, \
+         prompt_tokens = sums.prompt_tokens + excluded.prompt_tokens, \
+         cached_tokens = sums.cached_tokens + excluded.cached_tokens, \
+         completion_tokens = sums.completion_tokens + excluded.completion_tokens) \
+         SELECT count(*) FROM fresh"
     );
     let statement = client.prepare_cached(&sql).await?;
     let values: [&(dyn ToSql + Sync); 15] = [
@@ -210,7 +225,8 @@ async fn insert(client: &Client, events: &[UsageEvent]) -> Result<u64, Error> {
         &numbers(|event| as_sql(event.finished_ms)),
         &classes,
     ];
-    client.execute(&statement, &values).await
+    let fresh: i64 = client.query_one(&statement, &values).await?.try_get(0)?;
+    Ok(fresh.unsigned_abs())
 }
 
 async fn select(client: &Client, selection: &Selection) -> Result<Vec<Row>, Error> {

@@ -126,6 +126,39 @@ const MIGRATIONS: &[&str] = &[
     ) STRICT;
     CREATE INDEX batch_results_by_kind ON batch_results (batch_id, is_failed);
 ",
+    "
+    CREATE TABLE tenants (
+        tenant TEXT PRIMARY KEY,
+        customer TEXT UNIQUE,
+        halted_ms INTEGER,
+        unpaid_ms INTEGER,
+        noticed_s INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE notices (
+        id TEXT PRIMARY KEY,
+        received_ms INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE meter_events (
+        batch TEXT NOT NULL,
+        tenant TEXT NOT NULL,
+        hour_ms INTEGER NOT NULL,
+        model TEXT NOT NULL,
+        class TEXT NOT NULL,
+        requests INTEGER NOT NULL,
+        prompt_tokens INTEGER NOT NULL,
+        cached_tokens INTEGER NOT NULL,
+        completion_tokens INTEGER NOT NULL,
+        opened_ms INTEGER NOT NULL,
+        value INTEGER,
+        tries INTEGER NOT NULL DEFAULT 0,
+        first_try_ms INTEGER,
+        next_ms INTEGER NOT NULL DEFAULT 0,
+        sent_ms INTEGER,
+        parked TEXT,
+        PRIMARY KEY (tenant, hour_ms, model, class, batch)
+    ) STRICT;
+    CREATE INDEX meter_events_due ON meter_events (next_ms) WHERE sent_ms IS NULL;
+",
 ];
 
 /// Brings the schema up to date; one of a newer version is refused.

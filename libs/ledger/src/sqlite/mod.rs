@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rusqlite::types::ToSqlOutput;
-use rusqlite::{Connection, ErrorCode, Row, ToSql, params, params_from_iter};
+use rusqlite::{Connection, ErrorCode, Row, ToSql, Transaction, params, params_from_iter};
 use tokio::sync::{mpsc, oneshot};
 use vlinders_types::UsageEvent;
 
+use crate::money::HOUR_MS;
 use crate::rows::{COLUMNS, StoredRow, StoredTotal, as_sql, period, stored_total};
 use crate::selection::{Selection, Value};
 use crate::{Ledger, LedgerError, Recorded, UsagePeriod, UsageQuery, UsageReports, UsageTotal};
@@ -144,6 +145,8 @@ fn record(connection: &mut Connection, events: &[UsageEvent]) -> rusqlite::Resul
              ON CONFLICT (request_id) DO NOTHING"
         );
         let mut insert = transaction.prepare_cached(&sql)?;
+        let sql = "SELECT EXISTS (SELECT 1 FROM tenants WHERE customer IS NOT NULL)";
+        let any_customer: bool = transaction.query_row(sql, [], |row| row.get(0))?;
         for event in events {
             let inserted = insert.execute(params![
                 event.request_id.to_string(),
@@ -162,12 +165,40 @@ fn record(connection: &mut Connection, events: &[UsageEvent]) -> rusqlite::Resul
                 as_sql(event.finished_ms),
                 event.class.name(),
             ])?;
+            if inserted > 0 && any_customer {
+                meter(&transaction, event)?;
+            }
             recorded.inserted += inserted as u64;
             recorded.duplicates += 1 - inserted as u64;
         }
     }
     transaction.commit()?;
     Ok(recorded)
+}
+
+/// Adds what somebody pays for to the sum of its hour.
+fn meter(transaction: &Transaction<'_>, event: &UsageEvent) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO meter_events (batch, tenant, hour_ms, model, class, requests, prompt_tokens, cached_tokens, \
+               completion_tokens, opened_ms) SELECT '', ?, ?, ?, ?, 1, ?, ?, ?, ? \
+               WHERE EXISTS (SELECT 1 FROM tenants WHERE tenant = ? AND customer IS NOT NULL) \
+               ON CONFLICT (tenant, hour_ms, model, class, batch) DO UPDATE SET \
+               requests = requests + excluded.requests, \
+               prompt_tokens = prompt_tokens + excluded.prompt_tokens, \
+               cached_tokens = cached_tokens + excluded.cached_tokens, \
+               completion_tokens = completion_tokens + excluded.completion_tokens";
+    let values = params![
+        event.tenant.as_str(),
+        as_sql(event.finished_ms / HOUR_MS * HOUR_MS),
+        event.model.as_str(),
+        event.class.name(),
+        event.counts.prompt,
+        event.counts.cached,
+        event.counts.completion,
+        as_sql(event.finished_ms),
+        event.tenant.as_str(),
+    ];
+    transaction.prepare_cached(sql)?.execute(values)?;
+    Ok(())
 }
 
 impl ToSql for Value {

@@ -61,6 +61,10 @@ impl Launch {
             Role::Frontend => {
                 add("--redis-url", &cluster.redis.url());
                 add("--listen", &any_port);
+                if cluster.plan.requires_keys {
+                    add("--database-url", &cluster.postgres.url());
+                    add("--require-keys", "true");
+                }
             }
             Role::Prefill | Role::Decode => {
                 add("--worker-name", name);
@@ -94,6 +98,9 @@ impl Launch {
             Role::Frontend => {
                 if matches!(place, Place::There(_)) {
                     set("ALLOW_ANONYMOUS", "true");
+                }
+                if cluster.plan.requires_keys {
+                    set("POSTGRES_PASSWORD", cluster.postgres.password());
                 }
             }
             // Named, since a socket's path must be short.

@@ -43,6 +43,8 @@ pub struct Plan {
     pub has_hosts: bool,
     /// Further lines of the NATS server's configuration.
     pub nats: String,
+    /// Frontends let nobody in without a key of the database.
+    pub requires_keys: bool,
 }
 
 impl Plan {
@@ -62,6 +64,7 @@ impl Plan {
             transports: "shm,tcp".to_owned(),
             has_hosts: false,
             nats: String::new(),
+            requires_keys: false,
         }
     }
 

@@ -54,6 +54,19 @@ impl RedisServer {
         self.process.take().map_or(Ok(()), |mut process| process.kill())
     }
 
+    /// Makes it forget everything.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn wipe(&self) -> anyhow::Result<()> {
+        let mut connection = TcpStream::connect(self.address).await?;
+        connection.write_all(b"FLUSHALL\r\n").await?;
+        let mut answer = [0; 3];
+        connection.read_exact(&mut answer).await?;
+        ensure!(&answer == b"+OK", "it says {answer:?}");
+        Ok(())
+    }
+
     /// Starts it on its port and waits until it answers.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ mod bad_start;
 mod clients;
 mod crowd;
 mod hang;
+mod keys;
 mod outages;
 mod scaling;
 mod servers;
