@@ -40,7 +40,7 @@ def main() -> int:
                 faults.append(f"{name}: waits for {other} only to have been started")
         if not service.get("read_only") or service.get("cap_drop") != ["ALL"]:
             faults.append(f"{name}: is not hardened")
-    outside = [name for name, service in services.items() if "outside" in service["networks"]]
+    outside = [name for name, service in services.items() if "outside" in service.get("networks", {})]
     if set(outside) != {"nginx", "prometheus", "alertmanager", "grafana"}:
         faults.append(f"in the outer network: {outside}")
     print("\n".join(faults) or f"{len(services)} services fit together")
