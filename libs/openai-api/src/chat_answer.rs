@@ -1,8 +1,9 @@
 //! Answers of `/v1/chat/completions`, whole and in chunks.
 
 use serde::{Serialize, Serializer};
+use vlinders_types::TokenId;
 
-use crate::response::{Head, write};
+use crate::response::Head;
 use crate::{ChatLogprobs, Envelope, FinishWord, PromptLogprobs, Usage};
 
 /// The answer of `/v1/chat/completions`.
@@ -16,6 +17,8 @@ pub struct ChatAnswer<'a> {
     pub usage: Usage,
     /// What was asked of the prompt.
     pub prompt_logprobs: Option<PromptLogprobs<'a>>,
+    /// The prompt's tokens, when asked for.
+    pub prompt_token_ids: Option<&'a [TokenId]>,
 }
 
 impl Serialize for ChatAnswer<'_> {
@@ -28,12 +31,15 @@ impl Serialize for ChatAnswer<'_> {
             usage: Usage,
             #[serde(skip_serializing_if = "Option::is_none")]
             prompt_logprobs: Option<&'a PromptLogprobs<'a>>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            prompt_token_ids: Option<&'a [TokenId]>,
         }
         let whole = Whole {
             head: self.envelope.head("chat.completion"),
             choices: self.choices,
             usage: self.usage,
             prompt_logprobs: self.prompt_logprobs.as_ref(),
+            prompt_token_ids: self.prompt_token_ids,
         };
         whole.serialize(serializer)
     }
@@ -50,6 +56,9 @@ pub struct ChatChoice<'a> {
     pub logprobs: Option<ChatLogprobs>,
     /// Why it ended.
     pub finish_reason: FinishWord,
+    /// Its tokens, when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<&'a [TokenId]>,
 }
 
 /// What an assistant says and does.
@@ -61,6 +70,8 @@ pub struct AssistantMessage<'a> {
     pub reasoning_content: Option<&'a str>,
     /// The tools it calls.
     pub tool_calls: &'a [ToolCall],
+    /// The function it calls, for those who know no tools.
+    pub function_call: Option<&'a ToolCall>,
 }
 
 impl Serialize for AssistantMessage<'_> {
@@ -74,6 +85,8 @@ impl Serialize for AssistantMessage<'_> {
             reasoning_content: Option<&'a str>,
             #[serde(skip_serializing_if = "<[ToolCall]>::is_empty")]
             tool_calls: &'a [ToolCall],
+            #[serde(skip_serializing_if = "Option::is_none")]
+            function_call: Option<CallFunction<'a>>,
         }
         Message {
             role: "assistant",
@@ -81,6 +94,10 @@ impl Serialize for AssistantMessage<'_> {
             refusal: None,
             reasoning_content: self.reasoning_content,
             tool_calls: self.tool_calls,
+            function_call: self.function_call.map(|call| CallFunction {
+                name: Some(&call.name),
+                arguments: &call.arguments,
+            }),
         }
         .serialize(serializer)
     }
@@ -117,11 +134,14 @@ impl Serialize for ToolCall {
     }
 }
 
+/// A function and what it is called with, or more of that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-struct CallFunction<'a> {
+pub struct CallFunction<'a> {
+    /// Where the call begins.
     #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'a str>,
-    arguments: &'a str,
+    pub name: Option<&'a str>,
+    /// JSON as the model wrote it.
+    pub arguments: &'a str,
 }
 
 /// One event of a streamed chat answer.
@@ -133,16 +153,29 @@ pub struct ChatChunk<'a> {
     pub choice: Option<ChatChunkChoice<'a>>,
     /// Absent unless the client asked for usage; then null until the last chunk.
     pub usage: Option<Option<Usage>>,
+    /// The prompt's tokens, in a choice's first chunk, when asked for.
+    pub prompt_token_ids: Option<&'a [TokenId]>,
 }
 
 impl Serialize for ChatChunk<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        write(
-            self.envelope.head("chat.completion.chunk"),
-            self.choice.as_slice(),
-            self.usage,
-            serializer,
-        )
+        #[derive(Serialize)]
+        struct Whole<'a> {
+            #[serde(flatten)]
+            head: Head<'a>,
+            choices: &'a [ChatChunkChoice<'a>],
+            #[serde(skip_serializing_if = "Option::is_none")]
+            usage: Option<Option<Usage>>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            prompt_token_ids: Option<&'a [TokenId]>,
+        }
+        let whole = Whole {
+            head: self.envelope.head("chat.completion.chunk"),
+            choices: self.choice.as_slice(),
+            usage: self.usage,
+            prompt_token_ids: self.prompt_token_ids,
+        };
+        whole.serialize(serializer)
     }
 }
 
@@ -157,6 +190,9 @@ pub struct ChatChunkChoice<'a> {
     pub logprobs: Option<ChatLogprobs>,
     /// In the choice's last chunk.
     pub finish_reason: Option<FinishWord>,
+    /// The tokens of its news, when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<&'a [TokenId]>,
 }
 
 /// What to add to the message.
@@ -174,6 +210,9 @@ pub struct Delta<'a> {
     /// More of a tool call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tool_calls: Option<[ToolCallDelta<'a>; 1]>,
+    /// More of a function's call, for those who know no tools.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub function_call: Option<CallFunction<'a>>,
 }
 
 /// The beginning of a tool call, or more of its arguments.

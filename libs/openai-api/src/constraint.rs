@@ -53,6 +53,16 @@ fn check_beside(param: &str, options: &Options) -> Result<(), ApiError> {
         let text = format!("cannot be combined with {param}: nothing may follow a complete answer");
         return Err(ApiError::not_offered("ignore_eos", text));
     }
+    // Where a form leaves nothing else, one of both would have to give way.
+    for (name, is_given) in [
+        ("allowed_token_ids", !options.allowed_token_ids.is_empty()),
+        ("bad_words", !options.bad_words.is_empty()),
+    ] {
+        if is_given {
+            let text = format!("cannot be combined with {param}: write what may come into the form");
+            return Err(ApiError::not_offered(name, text));
+        }
+    }
     if !options.stop.is_empty() {
         let text = format!("cannot be combined with {param}: it would cut the answer short");
         return Err(ApiError::not_offered("stop", text));

@@ -34,7 +34,8 @@ mod values;
 
 pub use chat::{ChatRequest, ReasoningWish, parse_chat};
 pub use chat_answer::{
-    AssistantMessage, ChatAnswer, ChatChoice, ChatChunk, ChatChunkChoice, Delta, ToolCall, ToolCallDelta,
+    AssistantMessage, CallFunction, ChatAnswer, ChatChoice, ChatChunk, ChatChunkChoice, Delta, ToolCall,
+    ToolCallDelta,
 };
 pub use completion::{CompletionRequest, parse_completion};
 pub use constraint::Wanted;
@@ -45,7 +46,7 @@ pub use embeddings::{EmbeddingAnswer, EmbeddingRequest, VectorEncoding, parse_em
 pub use error::{ApiError, ErrorBody};
 pub use limits::{LIMITS, Limits, NumberRange, WholeRange};
 pub use list::{ListQuery, list_page};
-pub use logprobs::{ChatLogprobs, CompletionLogprobs, LogprobEntry, LogprobRival, TextOffsets};
+pub use logprobs::{ChatLogprobs, CompletionLogprobs, LogprobEntry, LogprobRival, TextOffsets, TokenNames};
 pub use message::{Message, Role};
 pub use messages::{MessagesRequest, MessagesUse, MessagesWriter, messages_error, parse_messages};
 pub use models::{ModelList, ModelObject};

@@ -67,6 +67,12 @@ pub struct Limits {
     pub stop_bytes: usize,
     /// Stop tokens.
     pub stop_token_ids: usize,
+    /// Tokens that an answer may be drawn from, where they are named.
+    pub allowed_token_ids: usize,
+    /// Texts that may not come up in an answer.
+    pub bad_words: usize,
+    /// Bytes of one of them.
+    pub bad_word_bytes: usize,
     /// Entries of `logit_bias`.
     pub logit_bias_entries: usize,
     /// What may be added to a logit.
@@ -139,6 +145,9 @@ pub const LIMITS: Limits = Limits {
     stop_strings: 4,
     stop_bytes: 256,
     stop_token_ids: 64,
+    allowed_token_ids: 4096,
+    bad_words: 64,
+    bad_word_bytes: 128,
     logit_bias_entries: 300,
     logit_bias: NumberRange {
         min: -100.0,

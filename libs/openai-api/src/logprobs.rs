@@ -9,6 +9,25 @@ use crate::PromptToken;
 /// JSON has no infinity; clients know this value as "never".
 const LOWEST: f32 = -9999.0;
 
+/// How tokens are written in log-probabilities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum TokenNames {
+    /// By their texts, which several tokens may share.
+    #[default]
+    Texts,
+    /// As `token_id:7`.
+    Ids,
+}
+
+impl TokenNames {
+    fn name(self, id: TokenId, bytes: &[u8]) -> String {
+        match self {
+            Self::Texts => token_text(bytes),
+            Self::Ids => format!("token_id:{id}"),
+        }
+    }
+}
+
 /// A chat choice's log-probabilities.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ChatLogprobs {
@@ -44,16 +63,16 @@ pub struct LogprobRival {
 impl ChatLogprobs {
     /// The chat form of some tokens.
     #[must_use]
-    pub fn new(tokens: &[TokenLogprob]) -> Self {
+    pub fn new(tokens: &[TokenLogprob], names: TokenNames) -> Self {
         let content = tokens.iter().map(|token| LogprobEntry {
-            token: token_text(&token.bytes),
+            token: names.name(token.id, &token.bytes),
             logprob: finite(token.logprob),
             bytes: token.bytes.clone(),
             top_logprobs: token
                 .top
                 .iter()
-                .map(|(_, bytes, logprob)| LogprobRival {
-                    token: token_text(bytes),
+                .map(|(id, bytes, logprob)| LogprobRival {
+                    token: names.name(*id, bytes),
                     logprob: finite(*logprob),
                     bytes: bytes.clone(),
                 })
@@ -82,36 +101,48 @@ pub struct CompletionLogprobs {
 impl CompletionLogprobs {
     /// The completion form of some tokens, `rivals` as the client asked.
     #[must_use]
-    pub fn new(tokens: &[TokenLogprob], rivals: u8, offsets: &mut TextOffsets) -> Self {
+    pub fn new(
+        tokens: &[TokenLogprob],
+        (rivals, names): (u8, TokenNames),
+        offsets: &mut TextOffsets,
+    ) -> Self {
         let mut lists = Self {
             top_logprobs: (rivals > 0).then(Vec::new),
             ..Self::default()
         };
         for token in tokens {
-            lists.tokens.push(token_text(&token.bytes));
+            lists.tokens.push(names.name(token.id, &token.bytes));
             lists.token_logprobs.push(Some(finite(token.logprob)));
             lists.text_offset.push(offsets.after(&token.bytes));
             if let Some(top_logprobs) = &mut lists.top_logprobs {
-                top_logprobs.push(Some(by_text(&token.top, (&token.bytes, token.logprob))));
+                top_logprobs.push(Some(by_name(
+                    &token.top,
+                    (token.id, &token.bytes, token.logprob),
+                    names,
+                )));
             }
         }
         lists
     }
 
     /// The completion form of an echoed prompt, each token with where its text begins.
-    pub fn echoed<'a>(tokens: impl Iterator<Item = (&'a PromptToken, u32)>, rivals: u8) -> Self {
+    pub fn echoed<'a>(
+        tokens: impl Iterator<Item = (&'a PromptToken, u32)>,
+        (rivals, names): (u8, TokenNames),
+    ) -> Self {
         let mut lists = Self {
             top_logprobs: (rivals > 0).then(Vec::new),
             ..Self::default()
         };
         for (token, begins_at) in tokens {
-            lists.tokens.push(token_text(&token.bytes));
+            lists.tokens.push(names.name(token.id, &token.bytes));
             let logprob = token.score.map(|(logprob, _)| logprob);
             lists.token_logprobs.push(logprob.map(finite));
             lists.text_offset.push(begins_at);
             if let Some(top_logprobs) = &mut lists.top_logprobs {
                 let top = &token.top[..token.top.len().min(usize::from(rivals))];
-                top_logprobs.push(logprob.map(|logprob| by_text(top, (&token.bytes, logprob))));
+                top_logprobs
+                    .push(logprob.map(|logprob| by_name(top, (token.id, &token.bytes, logprob), names)));
             }
         }
         lists
@@ -128,13 +159,17 @@ impl CompletionLogprobs {
     }
 }
 
-/// The most likely tokens and the one itself, by their texts.
-fn by_text(top: &[(TokenId, Vec<u8>, f32)], (own, logprob): (&[u8], f32)) -> Map<String, Value> {
+/// The most likely tokens and the one itself, by their names.
+fn by_name(
+    top: &[(TokenId, Vec<u8>, f32)],
+    (own, bytes, logprob): (TokenId, &[u8], f32),
+    names: TokenNames,
+) -> Map<String, Value> {
     let mut entry = Map::new();
-    for (_, bytes, logprob) in top {
-        entry.insert(token_text(bytes), json_number(finite(*logprob)));
+    for (id, bytes, logprob) in top {
+        entry.insert(names.name(*id, bytes), json_number(finite(*logprob)));
     }
-    entry.insert(token_text(own), json_number(finite(logprob)));
+    entry.insert(names.name(own, bytes), json_number(finite(logprob)));
     entry
 }
 

@@ -21,6 +21,8 @@ pub enum Role {
     Assistant,
     /// The result of a tool the model called.
     Tool,
+    /// The same, in the words of those who know no tools.
+    Function,
 }
 
 impl Role {
@@ -30,7 +32,7 @@ impl Role {
             Self::System | Self::Developer => "system",
             Self::User => "user",
             Self::Assistant => "assistant",
-            Self::Tool => "tool",
+            Self::Tool | Self::Function => "tool",
         }
     }
 }
@@ -91,19 +93,33 @@ struct RawMessage {
     refusal: Option<String>,
     annotations: Option<Shape>,
     audio: Option<Shape>,
-    function_call: Option<Shape>,
+    function_call: Option<RawFunction>,
 }
+
+/// Names the one call of an older conversation, in letters and digits that every template takes.
+const ONLY_CALL: &str = "function0";
 
 impl TryFrom<RawMessage> for Message {
     type Error = String;
 
     fn try_from(raw: RawMessage) -> Result<Self, String> {
-        let tool_calls = raw.tool_calls.map_or_else(Vec::new, |calls| calls.0);
-        let asks_for_more = [("audio", &raw.audio), ("function_call", &raw.function_call)];
-        if let Some((name, _)) = asks_for_more.iter().find(|(_, shape)| shape.is_some()) {
-            return Err(format!(
-                "`{name}` is not offered by this server yet; leave it out"
-            ));
+        let mut tool_calls = raw.tool_calls.map_or_else(Vec::new, |calls| calls.0);
+        if raw.audio.is_some() {
+            return Err("`audio` is not offered by this server yet; leave it out".to_owned());
+        }
+        if let Some(function) = raw.function_call {
+            if raw.role != Role::Assistant || !tool_calls.is_empty() {
+                return Err("`function_call` is for an assistant's message without `tool_calls`".to_owned());
+            }
+            tool_calls.push(ToolCall::try_from(RawToolCall {
+                id: ONLY_CALL.to_owned(),
+                r#type: None,
+                function,
+                _index: None,
+            })?);
+        }
+        if raw.role == Role::Function && raw.name.is_none() {
+            return Err("a function's message needs `name`".to_owned());
         }
         if !matches!(raw.annotations, None | Some(Shape::List { .. })) {
             return Err("`annotations` must be a list".to_owned());
@@ -128,7 +144,12 @@ impl TryFrom<RawMessage> for Message {
             content,
             name: raw.name,
             tool_calls: tool_calls.into_iter().map(|call| call.0).collect(),
-            tool_call_id: raw.tool_call_id,
+            tool_call_id: match raw.role {
+                Role::Function => Some(raw.tool_call_id.unwrap_or_else(|| ONLY_CALL.to_owned())),
+                Role::System | Role::Developer | Role::User | Role::Assistant | Role::Tool => {
+                    raw.tool_call_id
+                }
+            },
             reasoning_content: raw.reasoning_content.or(raw.reasoning),
         })
     }
@@ -275,6 +296,28 @@ mod tests {
             read(text).unwrap().template_value(),
             json!({"role": "assistant", "content": "hi"})
         );
+    }
+
+    #[test]
+    fn an_older_conversation_is_one_of_tools() {
+        let called = read(
+            r#"{"role":"assistant","content":null,"function_call":{"name":"f","arguments":"{\"a\":1}"}}"#,
+        );
+        let called = called.unwrap().template_value();
+        assert_eq!(
+            called["tool_calls"][0]["function"],
+            json!({"name": "f", "arguments": {"a": 1}})
+        );
+        let told = read(r#"{"role":"function","name":"f","content":"2"}"#)
+            .unwrap()
+            .template_value();
+        assert_eq!(
+            (&told["role"], &told["name"], &told["content"]),
+            (&json!("tool"), &json!("f"), &json!("2"))
+        );
+        assert_eq!(told["tool_call_id"], called["tool_calls"][0]["id"]);
+        assert!(read(r#"{"role":"function","content":"2"}"#).is_err());
+        assert!(read(r#"{"role":"user","content":"2","function_call":{"name":"f"}}"#).is_err());
     }
 
     #[test]

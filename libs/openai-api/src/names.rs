@@ -83,11 +83,11 @@ const PARAMETERS: &[(&str, Standing, Standing)] = &[
     ("truncate_prompt_tokens", W, W), ("add_special_tokens", W, W),
     ("documents", LIST, LIST), ("prompt_logprobs", W, W), ("mm_processor_kwargs", NULL, NULL),
     // Constraints and tools.
-    ("tools", W, LIST), ("functions", LIST, LIST), ("function_call", N(Harmless::Text("none")), NULL),
+    ("tools", W, LIST), ("functions", W, LIST), ("function_call", W, NULL),
     ("tool_choice", W, NULL), ("parallel_tool_calls", W, E),
     ("response_format", W, W), ("structured_outputs", W, W), ("guided_json", W, W), ("guided_regex", W, W),
     ("guided_choice", W, W), ("guided_grammar", W, W), ("guided_decoding_backend", NULL, NULL),
-    ("guided_whitespace_pattern", NULL, NULL), ("allowed_token_ids", LIST, LIST), ("bad_words", LIST, LIST),
+    ("guided_whitespace_pattern", NULL, NULL), ("allowed_token_ids", W, W), ("bad_words", W, W),
     ("logits_processors", LIST, LIST), ("json_schema", NULL, NULL), ("grammar", NULL, NULL),
     ("regex", NULL, NULL), ("ebnf", NULL, NULL),
     // Reasoning, sound, pictures, the web.
@@ -99,8 +99,8 @@ const PARAMETERS: &[(&str, Standing, Standing)] = &[
     ("use_beam_search", FALSE, FALSE), ("length_penalty", NULL, NULL), ("early_stopping", FALSE, FALSE),
     ("skip_special_tokens", W, W),
     ("spaces_between_special_tokens", N(Harmless::Bool(true)), N(Harmless::Bool(true))),
-    ("include_stop_str_in_output", W, W), ("return_token_ids", FALSE, FALSE),
-    ("return_tokens_as_token_ids", FALSE, FALSE), ("typical_p", NULL, NULL), ("mirostat", NULL, NULL),
+    ("include_stop_str_in_output", W, W), ("return_token_ids", W, W),
+    ("return_tokens_as_token_ids", W, W), ("typical_p", NULL, NULL), ("mirostat", NULL, NULL),
     ("kv_transfer_params", NULL, NULL), ("request_id", NULL, NULL), ("lora_path", NULL, NULL),
 ];
 
@@ -360,9 +360,11 @@ mod tests {
     #[test]
     fn a_refused_parameter_may_ask_for_nothing() {
         let check = |body: &str| check(body.as_bytes(), Endpoint::Chat, UnknownFields::Refuse).is_ok();
-        assert!(check(r#"{"functions":[],"function_call":"none","store":false}"#));
+        assert!(check(
+            r#"{"documents":[],"verbosity":"medium","use_beam_search":false}"#
+        ));
         assert!(check(r#"{"tools":null,"audio":null}"#));
-        for body in [r#"{"functions":[1]}"#, r#"{"function_call":"auto"}"#] {
+        for body in [r#"{"documents":[1]}"#, r#"{"verbosity":"high"}"#] {
             assert!(!check(body), "{body}");
         }
     }

@@ -4,7 +4,7 @@ use vlinders_types::{SamplingParams, StopRules, TokenId};
 
 use crate::raw::{RawRequest, count_in, label, whole_in};
 use crate::values::Number;
-use crate::{ApiError, LIMITS, NumberRange, Wanted, WholeRange, constraint};
+use crate::{ApiError, LIMITS, NumberRange, TokenNames, Wanted, WholeRange, constraint};
 
 /// Checked options. What the client left out is none, so that the model's own defaults can step in.
 #[derive(Clone, Debug, PartialEq, Default)]
@@ -25,6 +25,15 @@ pub struct Options {
     pub repetition_penalty: Option<f32>,
     /// Sorted by token, no token twice. Held against the vocabulary by whoever knows the model.
     pub logit_bias: Vec<(TokenId, f32)>,
+    /// Only these may be drawn; empty allows all. Sorted, no token twice. Held against the vocabulary by whoever knows the
+    /// model.
+    pub allowed_token_ids: Vec<TokenId>,
+    /// Texts whose tokens may not come up. None is empty.
+    pub bad_words: Vec<String>,
+    /// Tell the tokens of prompts and answers by their ids.
+    pub tells_token_ids: bool,
+    /// How tokens are written in log-probabilities.
+    pub token_names: TokenNames,
     /// A client's own seed.
     pub seed: Option<u64>,
     /// How many answers to each prompt.
@@ -109,6 +118,9 @@ impl Options {
             logit_bias: self.logit_bias.clone(),
             seed: self.seed.unwrap_or(random_seed),
             logprobs: self.logprobs,
+            allowed_token_ids: self.allowed_token_ids.clone(),
+            // Their tokens are for whoever knows the model.
+            bad_words: Vec::new(),
         }
     }
 
@@ -148,8 +160,14 @@ pub(crate) fn read(raw: &mut RawRequest) -> Result<Options, ApiError> {
         shows_special: !raw.skip_special_tokens.unwrap_or(true),
         truncation: truncation(raw)?,
         adds_special_tokens: raw.add_special_tokens,
+        tells_token_ids: raw.return_token_ids.unwrap_or(false),
+        token_names: match raw.return_tokens_as_token_ids {
+            Some(true) => TokenNames::Ids,
+            Some(false) | None => TokenNames::Texts,
+        },
         ..Options::default()
     };
+    read_vocabulary(raw, &mut options)?;
     read_sampling(raw, &mut options)?;
     read_lengths(raw, &mut options)?;
     read_delivery(raw, &mut options)?;
@@ -203,6 +221,32 @@ fn read_sampling(raw: &mut RawRequest, options: &mut Options) -> Result<(), ApiE
     for (token, bias) in raw.logit_bias.take().unwrap_or_default().0 {
         let bias = number_in("logit_bias", Some(Number(bias)), LIMITS.logit_bias)?.unwrap_or(0.0);
         options.logit_bias.push((token, bias));
+    }
+    Ok(())
+}
+
+/// Which tokens may be drawn at all.
+fn read_vocabulary(raw: &mut RawRequest, options: &mut Options) -> Result<(), ApiError> {
+    if let Some(tokens) = raw.allowed_token_ids.take() {
+        options.allowed_token_ids = tokens.0.into_iter().map(|token| token.0).collect();
+        options.allowed_token_ids.sort_unstable();
+        options.allowed_token_ids.dedup();
+    }
+    options.bad_words = raw.bad_words.take().map_or_else(Vec::new, |words| words.0);
+    for (index, word) in options.bad_words.iter().enumerate() {
+        let name = format!("bad_words[{index}]");
+        if word.trim().is_empty() {
+            return Err(ApiError::invalid(&name, "must hold more than white space"));
+        }
+        if word.len() > LIMITS.bad_word_bytes {
+            let text = format!("{} bytes are more than {}", word.len(), LIMITS.bad_word_bytes);
+            return Err(ApiError::invalid(&name, text));
+        }
+    }
+    if !options.bad_words.is_empty() && !options.allowed_token_ids.is_empty() {
+        let text =
+            "cannot be combined with allowed_token_ids: leave the tokens you do not want out of that list";
+        return Err(ApiError::not_offered("bad_words", text));
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 //! chunk is written per token.
 
 use serde::{Serialize, Serializer};
-use vlinders_types::TokenCounts;
+use vlinders_types::{TokenCounts, TokenId};
 
 use crate::{CompletionLogprobs, PromptLogprobs};
 
@@ -31,6 +31,8 @@ pub enum FinishWord {
     Length,
     /// It called tools.
     ToolCalls,
+    /// It called a function, told to those who know no tools.
+    FunctionCall,
 }
 
 /// Tokens of one request, all its choices together; a prompt counts once.
@@ -105,7 +107,7 @@ impl Envelope {
 }
 
 /// Writes a head, the choices and the usage as one object.
-pub(crate) fn write<C: Serialize, U: Serialize, S: Serializer>(
+fn write<C: Serialize, U: Serialize, S: Serializer>(
     head: Head<'_>,
     choices: &[C],
     usage: Option<U>,
@@ -158,4 +160,10 @@ pub struct CompletionChoice<'a> {
     pub prompt_logprobs: Option<PromptLogprobs<'a>>,
     /// In a whole choice, and in a choice's last chunk.
     pub finish_reason: Option<FinishWord>,
+    /// Its tokens or those of its news, when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<&'a [TokenId]>,
+    /// The prompt's tokens, in a whole choice and in a choice's first chunk, when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_token_ids: Option<&'a [TokenId]>,
 }

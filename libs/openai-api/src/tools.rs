@@ -14,6 +14,8 @@ pub struct Tools {
     pub choice: ToolChoice,
     /// Whether one answer may hold several calls.
     pub is_parallel: bool,
+    /// Offered as `functions`: a call is told as `function_call`.
+    pub are_functions: bool,
 }
 
 /// One function.
@@ -42,27 +44,89 @@ pub enum ToolChoice {
 
 /// Reads and checks the tools. None when none may be called.
 pub(crate) fn read(raw: &mut RawRequest) -> Result<Option<Tools>, ApiError> {
+    let functions = raw
+        .functions
+        .take()
+        .map_or_else(Vec::new, |functions| functions.0);
+    if !functions.is_empty() || raw.function_call.is_some() {
+        return read_functions(raw, functions);
+    }
     let definitions = raw.tools.take().map_or_else(Vec::new, |tools| tools.0);
     let offered: Vec<Tool> = definitions
         .into_iter()
         .enumerate()
         .map(|(index, definition)| tool(&format!("tools[{index}]"), definition))
         .collect::<Result<_, _>>()?;
-    check_together(&offered)?;
+    check_together(&offered, "tools")?;
     let choice = tool_choice(raw.tool_choice.take(), &offered)?;
     let is_parallel = raw.parallel_tool_calls.unwrap_or(true);
     Ok(choice.filter(|_| !offered.is_empty()).map(|choice| Tools {
         offered,
         choice,
         is_parallel,
+        are_functions: false,
     }))
 }
 
-fn check_together(offered: &[Tool]) -> Result<(), ApiError> {
+/// The older way to offer tools. One is called at a time.
+fn read_functions(raw: &RawRequest, functions: Vec<Value>) -> Result<Option<Tools>, ApiError> {
+    const CALL: &str = "function_call";
+    for (name, is_given) in [
+        ("tools", raw.tools.is_some()),
+        ("tool_choice", raw.tool_choice.is_some()),
+        ("parallel_tool_calls", raw.parallel_tool_calls.is_some()),
+    ] {
+        if is_given {
+            let text = "contradicts functions and function_call; give one or the other";
+            return Err(ApiError::invalid(name, text));
+        }
+    }
+    let offered: Vec<Tool> = functions
+        .into_iter()
+        .enumerate()
+        .map(|(index, function)| {
+            let definition = json!({"type": "function", "function": function.clone()});
+            offered_function(&format!("functions[{index}]"), &function, definition)
+        })
+        .collect::<Result<_, _>>()?;
+    check_together(&offered, "functions")?;
+    let choice = match &raw.function_call {
+        None | Some(Value::Null) => Some(ToolChoice::Auto),
+        Some(Value::String(word)) if word == "auto" => Some(ToolChoice::Auto),
+        Some(Value::String(word)) if word == "none" => None,
+        Some(chosen @ Value::Object(_)) => {
+            let fields = object(CALL, chosen, &["name"])?;
+            let name = function_name(&format!("{CALL}.name"), fields.get("name"))?;
+            if !offered.iter().any(|tool| tool.name == name) {
+                return Err(ApiError::invalid(
+                    CALL,
+                    format!("{name:?} is none of the functions"),
+                ));
+            }
+            Some(ToolChoice::Named(name))
+        }
+        Some(Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_)) => {
+            let text = "must be \"none\", \"auto\" or the name of a function as an object";
+            return Err(ApiError::invalid(CALL, text));
+        }
+    };
+    Ok(choice.filter(|_| !offered.is_empty()).map(|choice| Tools {
+        offered,
+        choice,
+        is_parallel: false,
+        are_functions: true,
+    }))
+}
+
+fn check_together(offered: &[Tool], list: &str) -> Result<(), ApiError> {
     for (index, tool) in offered.iter().enumerate() {
         if offered[..index].iter().any(|other| other.name == tool.name) {
             let text = format!("{:?} is given twice", tool.name);
-            return Err(ApiError::invalid(&format!("tools[{index}].function.name"), text));
+            let function = if list == "tools" { ".function" } else { "" };
+            return Err(ApiError::invalid(
+                &format!("{list}[{index}]{function}.name"),
+                text,
+            ));
         }
     }
     let bytes: usize = offered.iter().map(|tool| tool.definition.to_string().len()).sum();
@@ -71,7 +135,7 @@ fn check_together(offered: &[Tool]) -> Result<(), ApiError> {
             "{bytes} bytes of definitions are more than {}",
             LIMITS.tools_bytes
         );
-        return Err(ApiError::invalid("tools", text));
+        return Err(ApiError::invalid(list, text));
     }
     Ok(())
 }
@@ -86,10 +150,12 @@ fn tool(path: &str, definition: Value) -> Result<Tool, ApiError> {
         }
         None => return Err(ApiError::invalid(&format!("{path}.type"), "must be \"function\"")),
     }
-    let path = format!("{path}.function");
-    let none = Value::Null;
-    let function = fields.get("function").unwrap_or(&none);
-    let function = object(&path, function, &["name", "description", "parameters", "strict"])?;
+    let function = fields.get("function").cloned().unwrap_or(Value::Null);
+    offered_function(&format!("{path}.function"), &function, definition)
+}
+
+fn offered_function(path: &str, function: &Value, definition: Value) -> Result<Tool, ApiError> {
+    let function = object(path, function, &["name", "description", "parameters", "strict"])?;
     let name = function_name(&format!("{path}.name"), function.get("name"))?;
     if !matches!(
         function.get("description"),

@@ -6,7 +6,7 @@ use serde::Serialize;
 use vlinders_openai_api::{
     ApiError, AssistantMessage, ChatAnswer, ChatChoice, ChatChunk, ChatChunkChoice, ChatLogprobs,
     CompletionAnswer, CompletionChoice, CompletionLogprobs, Delta, Envelope, FinishWord, ModelList,
-    ModelObject, TextOffsets, ToolCall, ToolCallDelta, Usage,
+    ModelObject, TextOffsets, TokenNames, ToolCall, ToolCallDelta, Usage,
 };
 use vlinders_types::{TokenCounts, TokenLogprob};
 
@@ -73,8 +73,9 @@ fn chat_answers_keep_their_shape() {
             content: Some("Hello"),
             ..AssistantMessage::default()
         },
-        logprobs: Some(ChatLogprobs::new(&logprobs())),
+        logprobs: Some(ChatLogprobs::new(&logprobs(), TokenNames::Texts)),
         finish_reason: FinishWord::Stop,
+        token_ids: None,
     };
     let calls = [ToolCall {
         id: "call_1".into(),
@@ -87,9 +88,11 @@ fn chat_answers_keep_their_shape() {
             content: None,
             reasoning_content: Some("I must look."),
             tool_calls: &calls,
+            ..AssistantMessage::default()
         },
         logprobs: None,
         finish_reason: FinishWord::ToolCalls,
+        token_ids: Some(&[5, 6]),
     };
     check(
         "chat_answer.json",
@@ -98,6 +101,7 @@ fn chat_answers_keep_their_shape() {
             choices: &[said, called],
             usage: usage().with_reasoning(1),
             prompt_logprobs: None,
+            prompt_token_ids: Some(&[1, 2]),
         },
     );
 }
@@ -111,6 +115,7 @@ fn chat_chunks_keep_their_shape() {
             delta,
             logprobs: None,
             finish_reason,
+            token_ids: None,
         })
     };
     let first = Delta {
@@ -132,13 +137,15 @@ fn chat_chunks_keep_their_shape() {
             content: Some("Hi"),
             ..Delta::default()
         },
-        logprobs: Some(ChatLogprobs::new(&logprobs()[..1])),
+        logprobs: Some(ChatLogprobs::new(&logprobs()[..1], TokenNames::Texts)),
         finish_reason: None,
+        token_ids: Some(&[7]),
     };
     let chunk = |choice, usage| ChatChunk {
         envelope: &envelope,
         choice,
         usage,
+        prompt_token_ids: None,
     };
     let chunks = [
         chunk(delta(first, None), None),
@@ -155,13 +162,15 @@ fn chat_chunks_keep_their_shape() {
 #[test]
 fn completion_answers_and_chunks_keep_their_shape() {
     let envelope = envelope("cmpl-1");
-    let lists = CompletionLogprobs::new(&logprobs(), 2, &mut TextOffsets::default());
+    let lists = CompletionLogprobs::new(&logprobs(), (2, TokenNames::Texts), &mut TextOffsets::default());
     let choice = |text, logprobs, finish_reason| CompletionChoice {
         index: 0,
         text,
         logprobs,
         prompt_logprobs: None,
         finish_reason,
+        token_ids: None,
+        prompt_token_ids: None,
     };
     let answer = |choices, usage| CompletionAnswer {
         envelope: &envelope,

@@ -182,16 +182,13 @@ fn fields_that_contradict_each_other_are_named() {
 #[test]
 fn known_parameters_that_are_not_offered_are_refused_by_name() {
     for (name, value) in [
-        ("function_call", json!("auto")),
         ("verbosity", json!("low")),
-        ("functions", json!([{}])),
         ("guided_whitespace_pattern", json!(" ")),
         ("audio", json!({})),
         ("modalities", json!(["text"])),
         ("prediction", json!({})),
         ("web_search_options", json!({})),
         ("store", json!(true)),
-        ("return_token_ids", json!(true)),
         ("chat_template", json!("{{ x }}")),
         ("service_tier", json!("flex")),
         ("prompt", json!("x")),

@@ -21,6 +21,10 @@ pub struct SamplingParams {
     pub repetition_penalty: f32,
     /// Added to the logits of these tokens. Sorted by token, no token twice.
     pub logit_bias: Vec<(TokenId, f32)>,
+    /// Only these tokens may be drawn; empty allows all. Sorted, no token twice.
+    pub allowed_token_ids: Vec<TokenId>,
+    /// Runs of tokens that may not come up among the generated ones. None of them is empty.
+    pub bad_words: Vec<Vec<TokenId>>,
     /// Keys the generator together with the position of the token.
     pub seed: u64,
     /// Report the chosen token's log-probability and this many of the most likely tokens.
@@ -38,6 +42,8 @@ impl Default for SamplingParams {
             frequency_penalty: 0.0,
             repetition_penalty: 1.0,
             logit_bias: Vec::new(),
+            allowed_token_ids: Vec::new(),
+            bad_words: Vec::new(),
             seed: 0,
             logprobs: None,
         }
@@ -49,6 +55,17 @@ impl SamplingParams {
     #[must_use]
     pub fn needs_history(&self) -> bool {
         self.presence_penalty != 0.0 || self.frequency_penalty != 0.0 || self.repetition_penalty != 1.0
+    }
+}
+
+impl SamplingParams {
+    /// The tokens that would complete a bad word after these generated ones. A function of the ids alone, so that whoever goes
+    /// on with a sequence bans the same.
+    pub fn banned_after(&self, generated: &[TokenId]) -> impl Iterator<Item = TokenId> {
+        self.bad_words.iter().filter_map(|word| {
+            let (last, before) = word.split_last()?;
+            generated.ends_with(before).then_some(*last)
+        })
     }
 }
 
@@ -86,4 +103,23 @@ pub enum SpecialTokens {
     Shown(Vec<TokenId>),
     /// All of them have.
     AllShown,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_last_token_of_a_bad_word_is_banned_and_only_behind_the_others() {
+        let params = SamplingParams {
+            bad_words: vec![vec![7], vec![1, 2, 3], vec![2, 4], vec![2, 2]],
+            ..SamplingParams::default()
+        };
+        let banned = |generated: &[TokenId]| params.banned_after(generated).collect::<Vec<_>>();
+        assert_eq!(banned(&[]), [7]);
+        assert_eq!(banned(&[1]), [7]);
+        assert_eq!(banned(&[1, 2]), [7, 3, 4, 2]);
+        assert_eq!(banned(&[2, 1]), [7]);
+        assert_eq!(banned(&[1, 1, 2]), [7, 3, 4, 2]);
+    }
 }

@@ -434,6 +434,19 @@ pub struct SamplingParams {
     /// Report the chosen token's log-probability and this many of the most likely tokens. At most 20.
     #[prost(uint32, optional, tag = "10")]
     pub logprobs: ::core::option::Option<u32>,
+    /// Only these tokens may be drawn; none: all may. Sorted, no token twice, at most 4096.
+    #[prost(uint32, repeated, tag = "11")]
+    pub allowed_token_ids: ::prost::alloc::vec::Vec<u32>,
+    /// Runs of tokens that may not come up among the generated ones. At most 128.
+    #[prost(message, repeated, tag = "12")]
+    pub bad_words: ::prost::alloc::vec::Vec<TokenRun>,
+}
+/// Tokens that follow one another.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TokenRun {
+    /// 1 to 256.
+    #[prost(uint32, repeated, tag = "1")]
+    pub tokens: ::prost::alloc::vec::Vec<u32>,
 }
 /// Added to the logit of one token.
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]

@@ -29,6 +29,12 @@ pub const MAX_STOP_TEXTS: usize = 4;
 pub const MAX_STOP_TEXT_BYTES: usize = 256;
 /// Stop tokens of a request.
 pub const MAX_STOP_TOKEN_IDS: usize = 1024;
+/// Tokens that a request's answer may be drawn from, where it names them.
+pub const MAX_ALLOWED_TOKEN_IDS: usize = 4096;
+/// Runs of tokens that may not come up in an answer.
+pub const MAX_BAD_WORDS: usize = 128;
+/// Tokens of one of them.
+pub const MAX_BAD_WORD_TOKENS: usize = 256;
 /// Special tokens of a request that are written out.
 pub const MAX_SHOWN_SPECIAL: usize = 64;
 /// Entries of a logit bias.

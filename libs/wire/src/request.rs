@@ -8,9 +8,9 @@ use vlinders_types::{
 
 use crate::check::{Check, encode, request_id_bytes};
 use crate::limits::{
-    MAX_CACHE_SALT_BYTES, MAX_CONTROL_BYTES, MAX_LOGIT_BIAS, MAX_MESSAGE_BYTES, MAX_SHOWN_SPECIAL,
-    MAX_STOP_TEXT_BYTES, MAX_STOP_TEXTS, MAX_STOP_TOKEN_IDS, MAX_TOKENS, MAX_TOP_LOGPROBS,
-    MAX_TRACE_PARENT_BYTES,
+    MAX_ALLOWED_TOKEN_IDS, MAX_BAD_WORD_TOKENS, MAX_BAD_WORDS, MAX_CACHE_SALT_BYTES, MAX_CONTROL_BYTES,
+    MAX_LOGIT_BIAS, MAX_MESSAGE_BYTES, MAX_SHOWN_SPECIAL, MAX_STOP_TEXT_BYTES, MAX_STOP_TEXTS,
+    MAX_STOP_TOKEN_IDS, MAX_TOKENS, MAX_TOP_LOGPROBS, MAX_TRACE_PARENT_BYTES,
 };
 use crate::usage::billing_class;
 use crate::{Fault, WireError, generated, task};
@@ -174,6 +174,14 @@ impl From<&SamplingParams> for generated::SamplingParams {
             logit_bias: sampling.logit_bias.iter().map(bias).collect(),
             seed: sampling.seed,
             logprobs: sampling.logprobs.map(u32::from),
+            allowed_token_ids: sampling.allowed_token_ids.clone(),
+            bad_words: sampling
+                .bad_words
+                .iter()
+                .map(|tokens| generated::TokenRun {
+                    tokens: tokens.clone(),
+                })
+                .collect(),
         }
     }
 }
@@ -198,6 +206,18 @@ impl TryFrom<generated::SamplingParams> for SamplingParams {
             .is_sorted_by(|left, right| left.token < right.token);
         check.require("logit_bias", sorted, Fault::NotSorted)?;
         let logprobs = rivals(check, "logprobs", wire.logprobs)?;
+        check.length(
+            "allowed_token_ids",
+            wire.allowed_token_ids.len(),
+            MAX_ALLOWED_TOKEN_IDS,
+        )?;
+        let sorted = wire.allowed_token_ids.is_sorted_by(|left, right| left < right);
+        check.require("allowed_token_ids", sorted, Fault::NotSorted)?;
+        check.length("bad_words", wire.bad_words.len(), MAX_BAD_WORDS)?;
+        for word in &wire.bad_words {
+            check.require("bad_words", !word.tokens.is_empty(), Fault::Missing)?;
+            check.length("bad_words", word.tokens.len(), MAX_BAD_WORD_TOKENS)?;
+        }
         Ok(Self {
             temperature: wire.temperature,
             top_p: wire.top_p,
@@ -213,6 +233,8 @@ impl TryFrom<generated::SamplingParams> for SamplingParams {
                 .collect(),
             seed: wire.seed,
             logprobs,
+            allowed_token_ids: wire.allowed_token_ids,
+            bad_words: wire.bad_words.into_iter().map(|word| word.tokens).collect(),
         })
     }
 }

@@ -137,6 +137,18 @@ fn sampling_out_of_its_limits_is_refused_by_field() {
         "SamplingParams.logit_bias: not sorted and unique"
     );
     assert_eq!(
+        refused(|request| request.sampling.allowed_token_ids = vec![2, 2]),
+        "SamplingParams.allowed_token_ids: not sorted and unique"
+    );
+    assert_eq!(
+        refused(|request| request.sampling.bad_words = vec![vec![1], Vec::new()]),
+        "SamplingParams.bad_words: missing"
+    );
+    assert_eq!(
+        refused(|request| request.sampling.bad_words = vec![vec![1]; 129]),
+        "SamplingParams.bad_words: 129 is more than 128"
+    );
+    assert_eq!(
         refused(|request| request.sampling.logit_bias = (0..301).map(|token| (token, 1.0)).collect()),
         "SamplingParams.logit_bias: 301 is more than 300"
     );

@@ -25,11 +25,13 @@ prop_compose! {
         repetition_penalty in 0.01_f32..=2.0,
         logit_bias in proptest::collection::btree_map(any::<u32>(), -100.0_f32..=100.0, 0..5),
         seed: u64, logprobs in option::of(0_u8..=20),
+        allowed in proptest::collection::btree_set(any::<u32>(), 0..5),
+        bad_words in vec(vec(any::<u32>(), 1..4), 0..4),
     ) -> SamplingParams {
         let logit_bias = logit_bias.into_iter().collect();
         SamplingParams {
             temperature, top_p, top_k, min_p, presence_penalty, frequency_penalty, repetition_penalty,
-            logit_bias, seed, logprobs,
+            logit_bias, seed, logprobs, allowed_token_ids: allowed.into_iter().collect(), bad_words,
         }
     }
 }

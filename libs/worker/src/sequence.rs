@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 use vlinders_kv_transfer::Source;
 use vlinders_service_kit::Span;
-use vlinders_types::{BlockId, Request, ResumeState};
+use vlinders_types::{AwaitedMask, BlockId, Request, ResumeState};
 
 use crate::forms::Formed;
 use crate::output::Output;
@@ -38,6 +38,8 @@ pub(crate) struct Sequence {
     pub(crate) span: Span,
     /// Where its text stands in the form it must have; none when it may have any, or while the form is being compiled.
     pub(crate) form: Option<Formed>,
+    /// The tokens its client lets be drawn, once they were needed; none when it lets all.
+    pub(crate) allowed: Option<Arc<AwaitedMask>>,
     /// Room taken in this worker; given back when the sequence is dropped.
     pub(crate) slot: Option<OwnedSemaphorePermit>,
 }

@@ -305,3 +305,55 @@ async fn stop_rules_hold_in_every_role() {
         world.stop().await;
     }
 }
+
+/// The same bans at every place where a token is drawn, whoever goes on with the sequence.
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_words_and_allowed_tokens_hold_in_every_layout_and_attempt() {
+    let mut found: Vec<Vec<Vec<u32>>> = Vec::new();
+    for roles in [vec![Role::Both], vec![Role::Prefill, Role::Decode]] {
+        let shapes: Vec<Shape> = roles.into_iter().map(Shape::of).collect();
+        let mut world = World::new(&shapes).await;
+        let mut asked = world.request(50);
+        asked.stop.max_tokens = 40;
+        world.send(&asked).await;
+        let plain = world.collect(1).await.remove(&50).unwrap().ids;
+
+        // A single token, and pairs of neighbours of which each may come alone.
+        let bad = vec![vec![plain[0]], plain[4..6].to_vec(), plain[9..12].to_vec()];
+        asked.request_id.0 += 1 << 40;
+        asked.sampling.bad_words.clone_from(&bad);
+        world.send(&asked).await;
+        let clean = world.collect(1).await.remove(&50).unwrap().ids;
+        for word in &bad {
+            assert!(plain.windows(word.len()).any(|run| run == word), "it would come");
+            assert!(!clean.windows(word.len()).any(|run| run == word), "{word:?}");
+        }
+        // Cut at any place, a second attempt goes on as the first would have.
+        for emitted in [1, 5, 10, 39] {
+            asked.request_id.0 += 1 << 40;
+            asked.attempt = 1;
+            asked.emitted_ids = clean[..emitted].to_vec();
+            world.send(&asked).await;
+            assert_eq!(
+                world.collect_from(emitted).await,
+                clean[emitted..],
+                "after {emitted} tokens"
+            );
+        }
+
+        let mut few = world.request(50);
+        few.request_id.0 += 99 << 40;
+        few.stop.max_tokens = 40;
+        few.sampling.allowed_token_ids = vec![7, 65, 66, 200];
+        world.send(&few).await;
+        let few = world.collect(1).await.remove(&50).unwrap().ids;
+        assert!(
+            few.len() == 40 && few.iter().all(|id| [7, 65, 66, 200].contains(id)),
+            "{few:?}"
+        );
+        world.usage(7).await;
+        world.stop().await;
+        found.push(vec![plain, clean, few]);
+    }
+    assert_eq!(found[0], found[1], "the layouts agree");
+}

@@ -1,5 +1,5 @@
 //! `/tokenize` and `/detokenize`: what the model reads, without asking it. The work is done in turn with that of requests
-//! being prepared, so that neither starves the other.
+//! being prepared, so that neither starves the other, and counts against the requests of a minute.
 
 use std::sync::Arc;
 
@@ -14,43 +14,48 @@ use vlinders_openai_api::{
 
 use crate::Caller;
 use crate::app::App;
-use crate::generate::{chat_prompt, check_tokens, find_model, text_error};
-use crate::http::{error_response, json_response, read_json};
+use crate::generate::{Admitting, chat_prompt, check_tokens, find_model, text_error};
+use crate::http::{RequestContext, json_response, read_json};
 
 /// `/tokenize`.
 pub(crate) async fn tokenize(
     State(app): State<Arc<App>>,
+    Extension(context): Extension<RequestContext>,
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Response {
-    answer(&app, caller, request, tokens_of).await
+    answer(&app, (&context, caller), request, tokens_of).await
 }
 
 /// `/detokenize`.
 pub(crate) async fn detokenize(
     State(app): State<Arc<App>>,
+    Extension(context): Extension<RequestContext>,
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Response {
-    answer(&app, caller, request, text_of).await
+    answer(&app, (&context, caller), request, text_of).await
 }
 
 async fn answer<T: Serialize + Send + 'static>(
     app: &Arc<App>,
-    caller: Caller,
+    (context, caller): (&RequestContext, Caller),
     request: Request,
     work: fn(&App, &Caller, &[u8]) -> Result<T, ApiError>,
 ) -> Response {
+    let admitting = Admitting {
+        app,
+        context,
+        caller: &caller,
+    };
     let answered = async {
         let body = read_json(app, request).await?;
-        let preparing = Arc::clone(app);
+        let (preparing, caller) = (Arc::clone(app), caller.clone());
         let answer = move || work(&preparing, &caller, &body.bytes);
         let answer = app.preparer.run(answer).await?;
         Ok(json_response(StatusCode::OK, &answer))
     };
-    answered
-        .await
-        .unwrap_or_else(|error: ApiError| error_response(&error))
+    admitting.answer_for_nothing(answered).await
 }
 
 fn tokens_of(app: &App, caller: &Caller, body: &[u8]) -> Result<TokenizeAnswer, ApiError> {

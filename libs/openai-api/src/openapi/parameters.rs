@@ -65,6 +65,9 @@ fn chat(name: &str) -> Option<Value> {
         "logprobs" => json!({"type": "boolean"}),
         "tools" => list(&function_tool(), 0, LIMITS.tools),
         "tool_choice" => tool_choice(),
+        "functions" => list(&function(), 0, LIMITS.tools),
+        "function_call" => json!({"anyOf": [{"enum": ["auto", "none"]}, {"type": "object",
+            "additionalProperties": false, "required": ["name"], "properties": {"name": {"type": "string"}}}]}),
         "parallel_tool_calls" | "add_generation_prompt" | "continue_final_message" | "include_reasoning" => {
             json!({"type": "boolean"})
         }
@@ -115,7 +118,7 @@ fn messages(name: &str) -> Option<Value> {
             let tool = json!({"type": "object", "required": ["name", "input_schema"], "additionalProperties": false,
                 "properties": {"type": {"enum": ["custom", null]}, "name": {"type": "string"},
                     "description": {"type": ["string", "null"]}, "input_schema": {"type": "object"},
-                    "strict": {"type": ["boolean", "null"]}, "cache_control": {}, "eager_input_streaming": {}}});
+                    "strict": {"type": ["boolean", "null"]}, "cache_control": or_null(cache_hint()), "eager_input_streaming": {}}});
             list(&tool, 0, LIMITS.tool_calls)
         }
         "tool_choice" => json!({"type": "object", "required": ["type"], "additionalProperties": false,
@@ -124,7 +127,7 @@ fn messages(name: &str) -> Option<Value> {
         "thinking" => json!({"type": "object", "required": ["type"], "additionalProperties": false,
             "properties": {"type": {"enum": ["enabled", "adaptive", "disabled"]},
                 "budget_tokens": {"type": "integer", "minimum": 1024, "maximum": LIMITS.max_tokens.max}}}),
-        "cache_control" => json!({}),
+        "cache_control" => cache_hint(),
         _ => return None,
     })
 }
@@ -216,6 +219,12 @@ fn sampling(name: &str) -> Option<Value> {
         "min_tokens" => whole(LIMITS.min_tokens),
         "stop" => json!({"anyOf": [stop_text(), list(&stop_text(), 0, LIMITS.stop_strings)]}),
         "stop_token_ids" => list(&token(), 0, LIMITS.stop_token_ids),
+        "allowed_token_ids" => list(&token(), 0, LIMITS.allowed_token_ids),
+        "bad_words" => list(
+            &json!({"type": "string", "pattern": "\\S", "maxLength": LIMITS.bad_word_bytes}),
+            0,
+            LIMITS.bad_words,
+        ),
         "ignore_eos" => json!({"type": "boolean"}),
         _ => return None,
     })
@@ -249,7 +258,11 @@ fn common(name: &str) -> Option<Value> {
         "priority" => whole(LIMITS.priority),
         "prompt_logprobs" => whole(LIMITS.top_logprobs),
         "truncate_prompt_tokens" => whole(LIMITS.truncation),
-        "include_stop_str_in_output" | "skip_special_tokens" | "add_special_tokens" => {
+        "include_stop_str_in_output"
+        | "skip_special_tokens"
+        | "add_special_tokens"
+        | "return_token_ids"
+        | "return_tokens_as_token_ids" => {
             json!({"type": "boolean"})
         }
         _ => return None,
@@ -279,18 +292,30 @@ fn message() -> Value {
         said(&["system", "developer", "user", "assistant"], &["role", "content"], &content, null.clone()),
         said(&["assistant"], &["role", "tool_calls"], &or_null(content.clone()), calls),
         json!({"allOf": [
-            said(&["tool"], &["role", "content", "tool_call_id"], &content, null),
+            said(&["tool"], &["role", "content", "tool_call_id"], &content, null.clone()),
             {"properties": {"tool_call_id": label()}},
+        ]}),
+        json!({"allOf": [
+            said(&["function"], &["role", "content", "name"], &content, null),
+            {"properties": {"name": label()}},
         ]}),
     ]})
 }
 
-fn function_tool() -> Value {
-    let function = json!({"type": "object", "required": ["name"], "properties": {
+fn cache_hint() -> Value {
+    json!({"type": "object", "additionalProperties": false, "required": ["type"],
+        "properties": {"type": {"const": "ephemeral"}, "ttl": {"type": ["string", "null"]}}})
+}
+
+fn function() -> Value {
+    json!({"type": "object", "required": ["name"], "properties": {
         "name": {"type": "string"}, "description": {"type": ["string", "null"]},
-        "parameters": {"type": ["object", "null"]}, "strict": {"type": ["boolean", "null"]}}});
+        "parameters": {"type": ["object", "null"]}, "strict": {"type": ["boolean", "null"]}}})
+}
+
+fn function_tool() -> Value {
     json!({"type": "object", "required": ["type", "function"],
-        "properties": {"type": {"const": "function"}, "function": function}})
+        "properties": {"type": {"const": "function"}, "function": function()}})
 }
 
 fn tool_choice() -> Value {

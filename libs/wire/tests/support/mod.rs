@@ -42,6 +42,8 @@ pub fn request() -> Request {
             frequency_penalty: 2.0,
             repetition_penalty: 1.1,
             logit_bias: vec![(3, -100.0), (9, 4.5)],
+            allowed_token_ids: vec![3, 9],
+            bad_words: vec![vec![4], vec![5, 6]],
             seed: u64::MAX,
             logprobs: Some(5),
         },

@@ -1,8 +1,10 @@
-//! Sequences whose text must have a form.
+//! Sequences whose text must have a form, or whose tokens are chosen for them: what may be drawn next.
 
 use std::sync::Arc;
 
-use vlinders_types::{AwaitedMask, FaultKind, FinishReason, RequestFault, SequenceId, TokenMask};
+use vlinders_types::{
+    AwaitedMask, FaultKind, FinishReason, RequestFault, SamplingParams, SequenceId, TokenId, TokenMask,
+};
 
 use super::Core;
 use crate::ending_texts as texts;
@@ -22,11 +24,18 @@ impl Core {
             let Some(sequence) = self.sequences.get_mut(&sample.sequence) else {
                 continue;
             };
-            if sequence.request.constraint.is_none() {
+            let sampling = &sequence.request.sampling;
+            let is_free = sampling.allowed_token_ids.is_empty() && sampling.bad_words.is_empty();
+            if sequence.request.constraint.is_none() && is_free {
                 continue;
             }
             let prompt_tokens = sequence.request.prompt_ids.len();
             let tokens = self.scheduler.tokens(sample.sequence).unwrap_or(&[]);
+            ban_words(sampling, &tokens[prompt_tokens..], &mut sample.banned);
+            if sequence.request.constraint.is_none() {
+                sample.allowed = allowed(sampling, &mut sequence.allowed);
+                continue;
+            }
             sample.allowed = Some(match &mut sequence.form {
                 Some(Ok(form)) => self.masks.order(form, &tokens[prompt_tokens..]),
                 // Never unconstrained by mistake.
@@ -68,4 +77,30 @@ impl Core {
         };
         self.end(id, FinishReason::Error, None, Some(fault));
     }
+}
+
+/// Adds the tokens that would complete a bad word to those that are banned anyway.
+fn ban_words(sampling: &SamplingParams, generated: &[TokenId], banned: &mut Arc<[TokenId]>) {
+    let mut more: Vec<TokenId> = sampling.banned_after(generated).collect();
+    if more.is_empty() {
+        return;
+    }
+    more.extend_from_slice(banned);
+    more.sort_unstable();
+    more.dedup();
+    *banned = more.into();
+}
+
+/// The tokens that the client lets be drawn; none when it lets all. They are the same at every step.
+fn allowed(sampling: &SamplingParams, made: &mut Option<Arc<AwaitedMask>>) -> Option<Arc<AwaitedMask>> {
+    let last = *sampling.allowed_token_ids.last()?;
+    let mask = made.get_or_insert_with(|| {
+        let mut mask = TokenMask::none(last as usize + 1);
+        sampling
+            .allowed_token_ids
+            .iter()
+            .for_each(|token| mask.allow(*token));
+        Arc::new(AwaitedMask::ready(mask))
+    });
+    Some(Arc::clone(mask))
 }

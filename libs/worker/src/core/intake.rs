@@ -225,6 +225,7 @@ impl Core {
             job: None,
             span: Span::none(),
             form: None,
+            allowed: None,
             slot: None,
         };
         self.sequences.entry(id).insert_entry(sequence).into_mut()

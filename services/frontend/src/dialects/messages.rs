@@ -12,7 +12,7 @@ use vlinders_openai_api::{ApiError, MessagesUse, MessagesWriter, parse_chat, par
 use super::{Asked, ask, read};
 use crate::Caller;
 use crate::app::App;
-use crate::generate::{chat_prompt, find_model};
+use crate::generate::{Admitting, chat_prompt, find_model};
 use crate::http::{RequestContext, error_response, json_response};
 
 pub(super) fn is_at(path: &Uri) -> bool {
@@ -42,13 +42,24 @@ pub(crate) async fn messages(
 /// `/v1/messages/count_tokens`.
 pub(crate) async fn count_tokens(
     State(app): State<Arc<App>>,
+    Extension(context): Extension<RequestContext>,
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Response {
-    match read(&app, request, move |app, body| count(app, &caller, body)).await {
-        Ok(counted) => json_response(StatusCode::OK, &json!({"input_tokens": counted.request})),
-        Err(error) => error_response(&error),
-    }
+    let admitting = Admitting {
+        app: &app,
+        context: &context,
+        caller: &caller,
+    };
+    let counting = caller.clone();
+    let answered = async {
+        let counted = read(&app, request, move |app, body| count(app, &counting, body)).await?;
+        Ok(json_response(
+            StatusCode::OK,
+            &json!({"input_tokens": counted.request}),
+        ))
+    };
+    admitting.answer_for_nothing(answered).await
 }
 
 fn count(app: &App, caller: &Caller, body: &[u8]) -> Result<usize, ApiError> {

@@ -1,7 +1,9 @@
 //! `/v1/chat/completions` and `/v1/completions`: check, prepare, enqueue, answer.
 
+mod admit;
 mod chat;
 mod choices;
+mod events;
 mod failure;
 mod form;
 mod prepare;
@@ -15,16 +17,15 @@ mod unary;
 mod writer;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::{Request, State};
-use axum::http::HeaderValue;
 use axum::response::Response;
 use vlinders_ledger::Tokens;
 use vlinders_openai_api::ApiError;
 use vlinders_types::ModelName;
 
+pub(crate) use admit::Admitting;
 pub(crate) use chat::chat_prompt;
 pub(crate) use failure::outcome;
 pub(crate) use form::Forms;
@@ -33,10 +34,9 @@ pub(crate) use prepare::{Prepared, Preparer, check_tokens, find_model, model_not
 pub(crate) use submit::{Submission, enqueue, pattern, specs};
 
 use crate::app::App;
-use crate::http::{RequestContext, error_response, rate_headers, read_json};
-use crate::limiter::Reservation;
+use crate::http::{RequestContext, read_json};
 use crate::probes::{self, Probe};
-use crate::{Admission, Books, BudgetUnit, Caller, Cost, Exhausted};
+use crate::{Caller, Cost};
 
 /// Which endpoint a request came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,85 +147,18 @@ pub(crate) async fn serve(
         nanos: rates.map_or(0, |rates| rates.most(most.prompt, most.completion).nanos()),
     };
     // Counted also when it could not be understood.
-    let (limit, mut response) = match app.limiter.admit(&caller, &cost).await {
-        Admission::Admitted(limit) => {
-            let reservation = Reservation::new(app.settling.clone(), caller.clone(), cost, rates);
-            context.record.reserved(reservation);
-            let understood = priced.map(|(understood, _)| understood);
-            let answered = match understood {
-                Ok(Understood::Answer(prepared)) => answer(&app, context, caller, *prepared).await,
-                Ok(Understood::Probe(asked)) => probes::answer(&app, context, caller, *asked).await,
-                Err(error) => Err(error),
-            };
-            let response = answered.unwrap_or_else(|error| error_response(&error));
-            (Some(limit), response)
-        }
-        Admission::Refused {
-            limit,
-            why,
-            retry_after,
-        } => (
-            Some(limit),
-            refused(&app.books, (why, cost), whole_seconds(retry_after)),
-        ),
-        Admission::Unavailable { retry_after } => {
-            let text = "the limits cannot be checked now; try again soon";
-            let error = ApiError::new(503, "limiter_unavailable", text);
-            (
-                None,
-                error_response(&error.with_retry_after(whole_seconds(retry_after))),
-            )
+    let admitting = Admitting {
+        app: &app,
+        context: &context,
+        caller: &caller,
+    };
+    let answered = async {
+        match priced.map(|(understood, _)| understood)? {
+            Understood::Answer(prepared) => answer(&app, context.clone(), caller.clone(), *prepared).await,
+            Understood::Probe(asked) => probes::answer(&app, context.clone(), caller.clone(), *asked).await,
         }
     };
-    if let Some(limit) = limit {
-        rate_headers(response.headers_mut(), limit);
-    }
-    response
-}
-
-/// A limit of the key is reached.
-fn refused(books: &Books, (why, cost): (Exhausted, Cost), seconds: u32) -> Response {
-    let tokens = cost.tokens;
-    let (code, text) = match why {
-        Exhausted::Requests => (
-            "rate_limit_exceeded",
-            format!("too many requests for this key; try again in {seconds} s"),
-        ),
-        Exhausted::Tokens => (
-            "rate_limit_exceeded",
-            format!(
-                "too many tokens for this key: this request may use {tokens}; try again in {seconds} s, or lower \
-                 max_tokens"
-            ),
-        ),
-        Exhausted::Streams { most } => (
-            "rate_limit_exceeded",
-            format!("{most} requests of this key may run at one time; try again when one has ended"),
-        ),
-        Exhausted::Budget { unit, left } => {
-            let (most, left) = match unit {
-                BudgetUnit::Tokens => (format!("use {tokens} tokens"), left.to_string()),
-                BudgetUnit::Nanos => (format!("cost {}", books.shown(cost.nanos)), books.shown(left)),
-            };
-            let text = format!(
-                "this request may {most} and {left} are left of this key's budget; lower max_tokens, or wait \
-                 {seconds} s for the next one"
-            );
-            ("insufficient_quota", text)
-        }
-    };
-    let mut response = error_response(&ApiError::new(429, code, text).with_retry_after(seconds));
-    if matches!(why, Exhausted::Budget { .. }) {
-        // Whoever tries again by itself would do so for hours.
-        let no = HeaderValue::from_static("false");
-        response.headers_mut().insert("x-should-retry", no);
-    }
-    response
-}
-
-/// At least one: zero would ask for a retry at once.
-fn whole_seconds(time: Duration) -> u32 {
-    u32::try_from(time.as_millis().div_ceil(1000).max(1)).unwrap_or(u32::MAX)
+    admitting.answer((cost, rates), answered).await
 }
 
 /// Reads and prepares a request, as far as its caller may.

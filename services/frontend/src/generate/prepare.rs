@@ -15,6 +15,7 @@ use vlinders_text::TextError;
 use vlinders_types::{Constraint, SamplingParams, SpecialTokens, StopRules, TextRules, TokenId};
 
 use super::chat::prepare_chat;
+use super::events::TokensTold;
 use super::writer::AnswerShape;
 use super::{Endpoint, form};
 use crate::ServedModel;
@@ -43,6 +44,7 @@ pub(crate) struct Prepared {
     pub(crate) includes_usage: bool,
     pub(crate) counts_continuously: bool,
     pub(crate) names_service_tier: bool,
+    pub(crate) told: TokensTold,
     pub(crate) shape: AnswerShape,
 }
 
@@ -228,6 +230,11 @@ pub(super) fn finish(
         &model,
     )?;
     check_tokens("stop_token_ids", options.stop_token_ids.iter().copied(), &model)?;
+    check_tokens(
+        "allowed_token_ids",
+        options.allowed_token_ids.iter().copied(),
+        &model,
+    )?;
     if options
         .logprobs
         .is_some_and(|rivals| u32::from(rivals) > model.vocabulary)
@@ -250,6 +257,7 @@ pub(super) fn finish(
     let prompts: Vec<PreparedPrompt> = prompts.collect::<Result<_, ApiError>>()?;
     let most = prompts.iter().map(|prompt| prompt.max_tokens).max().unwrap_or(1);
     let mut sampling = options.sampling(&default_sampling(&model), app.entropy.next_u64());
+    sampling.bad_words = bad_words(&model, &options.bad_words)?;
     if options.choices.computed > options.choices.told {
         // The most likely answers are found by their tokens' log-probabilities.
         sampling.logprobs = sampling.logprobs.or(Some(0));
@@ -273,8 +281,28 @@ pub(super) fn finish(
         includes_usage: options.include_usage,
         counts_continuously: options.counts_continuously,
         names_service_tier: options.names_service_tier,
+        told: TokensTold {
+            ids: options.tells_token_ids,
+            names: options.token_names,
+        },
         shape: wishes.shape,
     })
+}
+
+/// The tokens of bad words, as they stand at the beginning of a text and behind a space.
+fn bad_words(model: &ServedModel, words: &[String]) -> Result<Vec<Vec<TokenId>>, ApiError> {
+    let mut runs = Vec::new();
+    for (index, word) in words.iter().enumerate() {
+        let name = format!("bad_words[{index}]");
+        let bare = word.trim_start();
+        for text in [bare.to_owned(), format!(" {bare}")] {
+            let run = encode(model, &name, &text, false)?;
+            if !run.is_empty() && !runs.contains(&run) {
+                runs.push(run);
+            }
+        }
+    }
+    Ok(runs)
 }
 
 /// How many rivals of a prompt's tokens workers must tell; none when nothing is asked of the prompts.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vlinders_openai_api::{CompletionLogprobs, PromptToken};
+use vlinders_openai_api::{CompletionLogprobs, PromptToken, TokenNames};
 use vlinders_text::{ModelText, StreamDecoder};
 use vlinders_types::{TokenId, TokenScore};
 
@@ -68,10 +68,15 @@ impl Prompts {
         &self.prompts[index].tokens
     }
 
+    /// The ids of a prompt.
+    pub(crate) fn ids(&self, index: usize) -> &[TokenId] {
+        &self.prompts[index].ids
+    }
+
     /// The log-probabilities of an echoed prompt.
-    pub(crate) fn echoed(&mut self, index: usize, rivals: u8) -> CompletionLogprobs {
+    pub(crate) fn echoed(&mut self, index: usize, rivals: u8, names: TokenNames) -> CompletionLogprobs {
         let offsets = self.offsets(index);
-        CompletionLogprobs::echoed(self.tokens(index).iter().zip(offsets), rivals)
+        CompletionLogprobs::echoed(self.tokens(index).iter().zip(offsets), (rivals, names))
     }
 
     /// Where the text of each token begins, in characters.

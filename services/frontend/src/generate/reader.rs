@@ -24,6 +24,8 @@ pub(crate) struct CallReading {
     pub(crate) names: Arc<[String]>,
     /// Without it only the first call is told.
     pub(crate) is_parallel: bool,
+    /// It is told as the call of a function, to a client that knows no tools.
+    pub(crate) are_functions: bool,
 }
 
 /// How reasoning is found.
@@ -62,6 +64,8 @@ pub(crate) struct WholeMessage {
     pub(crate) content: String,
     pub(crate) reasoning: String,
     pub(crate) calls: Vec<ToolCall>,
+    /// The one call is told as a function's.
+    pub(crate) are_functions: bool,
 }
 
 impl WholeMessage {
@@ -93,7 +97,8 @@ impl WholeMessage {
         AssistantMessage {
             content: has_content.then_some(self.content.as_str()),
             reasoning_content: (!self.reasoning.is_empty()).then_some(self.reasoning.as_str()),
-            tool_calls: &self.calls,
+            tool_calls: if self.are_functions { &[] } else { &self.calls },
+            function_call: self.calls.first().filter(|_| self.are_functions),
         }
     }
 }
@@ -114,6 +119,7 @@ struct Calls {
     parser: ToolParser,
     format: ToolFormat,
     is_parallel: bool,
+    are_functions: bool,
     /// The choice's own id, from which the calls' are made.
     id: RequestId,
     begun: u32,
@@ -131,6 +137,7 @@ impl MessageReader {
             parser: ToolParser::new(calls.format, Arc::clone(&calls.names)),
             format: calls.format,
             is_parallel: calls.is_parallel,
+            are_functions: calls.are_functions,
             id,
             begun: 0,
         });
@@ -165,11 +172,18 @@ impl MessageReader {
 
     /// Why the message ended: one that calls tools ends for that, unless it was cut at its limit.
     pub(crate) fn finish_word(&self, finish: FinishWord) -> FinishWord {
-        let has_calls = self.calls.as_ref().is_some_and(|calls| calls.begun > 0);
-        match finish {
-            FinishWord::Stop | FinishWord::ToolCalls if has_calls => FinishWord::ToolCalls,
-            FinishWord::Stop | FinishWord::ToolCalls | FinishWord::Length => finish,
+        let calls = self.calls.as_ref().filter(|calls| calls.begun > 0);
+        match (finish, calls) {
+            (FinishWord::Stop, Some(calls)) if calls.are_functions => FinishWord::FunctionCall,
+            (FinishWord::Stop, Some(_)) => FinishWord::ToolCalls,
+            (FinishWord::Stop, None) => finish,
+            (FinishWord::Length | FinishWord::ToolCalls | FinishWord::FunctionCall, _) => finish,
         }
+    }
+
+    /// Whether a call is told as a function's.
+    pub(crate) fn are_functions(&self) -> bool {
+        self.calls.as_ref().is_some_and(|calls| calls.are_functions)
     }
 
     /// Tokens of reasoning so far; none when the model does not think.

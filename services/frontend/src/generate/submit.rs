@@ -12,9 +12,10 @@ use vlinders_wire::encode_request;
 use vlinders_wire::subjects::{request_message_id, request_subject};
 
 use super::choices::seed_of_choice;
+use super::events::UsageTold;
 use super::prepare::{Prepared, PreparedPrompt};
 use super::prompts::Prompts;
-use super::writer::{AnswerShape, ChoiceCounts, UsageTold, Writer, WriterParts};
+use super::writer::{AnswerShape, ChoiceCounts, Writer, WriterParts};
 use crate::Caller;
 use crate::app::App;
 use crate::spans::{RequestSpan, published_us};
@@ -148,6 +149,7 @@ fn split(app: &App, submission: Submission, prepared: Prepared) -> (Vec<StreamSp
         envelope,
         shape: prepared.shape,
         usage,
+        told: prepared.told,
         counts,
         id: submission.request_id,
         prompts,

@@ -15,6 +15,7 @@ pub(super) fn reading(model: &ServedModel, tools: Option<&Tools>) -> Result<Opti
         format: format(model)?,
         names: tools.offered.iter().map(|tool| tool.name.clone()).collect(),
         is_parallel: tools.is_parallel,
+        are_functions: tools.are_functions,
     }))
 }
 
@@ -50,6 +51,8 @@ pub(super) fn check_beside_forced(options: &Options) -> Result<(), ApiError> {
     for (param, is_given) in [
         ("stop", !options.stop.is_empty()),
         ("ignore_eos", options.ignore_eos),
+        ("bad_words", !options.bad_words.is_empty()),
+        ("allowed_token_ids", !options.allowed_token_ids.is_empty()),
     ] {
         if is_given {
             let text = "has no meaning beside a tool_choice that forces a call; leave one of them out";

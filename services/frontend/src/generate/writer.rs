@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
 use vlinders_openai_api::{
     ApiError, ChatAnswer, ChatChoice, ChatChunk, ChatChunkChoice, ChatLogprobs, CompletionAnswer,
     CompletionChoice, CompletionLogprobs, Delta, Envelope, FinishWord, PromptLogprobs, PromptToken,
-    TextOffsets, ToolCallDelta, Usage,
+    TextOffsets, Usage,
 };
 use vlinders_types::{RequestId, TokenCounts, TokenId, TokenLogprob, TokenScore};
 
+use super::events::{ChatNews, CompletionNews, TokensTold, UsageTold, delta, event, json, number};
 use super::prompts::Prompts;
 use super::reader::{MessageReader, Piece, Reading, WholeMessage};
 use super::unary::WholeChoice;
@@ -37,17 +37,6 @@ pub(crate) enum AnswerShape {
     },
 }
 
-/// Which usage a stream tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum UsageTold {
-    /// None.
-    Never,
-    /// In a chunk of its own at the end.
-    AtTheEnd,
-    /// In every chunk, as far as it is known.
-    Always,
-}
-
 /// How many choices there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ChoiceCounts {
@@ -63,6 +52,7 @@ pub(crate) struct Writer {
     envelope: Envelope,
     shape: AnswerShape,
     usage: UsageTold,
+    told: TokensTold,
     counts: ChoiceCounts,
     /// By index of the choice.
     choices: Vec<Told>,
@@ -76,6 +66,7 @@ pub(crate) struct WriterParts {
     pub(crate) envelope: Envelope,
     pub(crate) shape: AnswerShape,
     pub(crate) usage: UsageTold,
+    pub(crate) told: TokensTold,
     pub(crate) counts: ChoiceCounts,
     /// The request's.
     pub(crate) id: RequestId,
@@ -114,6 +105,7 @@ impl Writer {
             envelope: parts.envelope,
             shape: parts.shape,
             usage: parts.usage,
+            told: parts.told,
             counts: parts.counts,
             prompts: parts.prompts,
             tokens: 0,
@@ -136,18 +128,23 @@ impl Writer {
                 let read = |(told, whole): (&mut Told, &WholeChoice)| {
                     let mut pieces = told.reader.push(&whole.ids, &whole.text);
                     pieces.extend(told.reader.finish());
-                    WholeMessage::of(pieces)
+                    WholeMessage {
+                        are_functions: told.reader.are_functions(),
+                        ..WholeMessage::of(pieces)
+                    }
                 };
                 let messages: Vec<WholeMessage> = self.choices.iter_mut().zip(&wholes).map(read).collect();
-                let choice = |(index, whole): (usize, &WholeChoice)| ChatChoice {
+                let choices = wholes.iter().enumerate().map(|(index, whole)| ChatChoice {
                     index: number(index),
                     message: messages[index].told(),
-                    logprobs: logprobs.then(|| ChatLogprobs::new(&whole.logprobs)),
+                    logprobs: logprobs.then(|| ChatLogprobs::new(&whole.logprobs, self.told.names)),
                     finish_reason: self.choices[index]
                         .reader
                         .finish_word(whole.finish.unwrap_or(FinishWord::Stop)),
-                };
-                let choices: Vec<ChatChoice<'_>> = wholes.iter().enumerate().map(choice).collect();
+                    token_ids: self.told.ids.then_some(whole.ids.as_slice()),
+                });
+                let choices: Vec<ChatChoice<'_>> = choices.collect();
+                let prompt_ids = self.told.ids.then(|| self.prompts.ids(0).to_vec());
                 json(&ChatAnswer {
                     envelope: &self.envelope,
                     choices: &choices,
@@ -156,6 +153,7 @@ impl Writer {
                         tokens: self.prompts.tokens(0),
                         top,
                     }),
+                    prompt_token_ids: prompt_ids.as_deref(),
                 })
             }
             AnswerShape::Completion { .. } => {
@@ -205,6 +203,8 @@ impl Writer {
                     top,
                 }),
                 finish_reason: whole.finish,
+                token_ids: self.told.ids.then_some(whole.ids.as_slice()),
+                prompt_token_ids: self.prompt_ids(index),
             })
             .collect();
         json(&CompletionAnswer {
@@ -229,12 +229,20 @@ impl Writer {
                     content: Some(""),
                     ..Delta::default()
                 };
-                self.chat_event(events, index, delta, None, None);
+                self.chat_chunk(events, self.prompt_ids(index), index, delta, ChatNews::default());
             }
             AnswerShape::Completion { .. } => {
                 let logprobs = self.echoed_logprobs(index);
-                if let Some(prompt) = self.echo(index) {
-                    self.completion_event(events, index, prompt, logprobs, None);
+                let prompt_ids = self.prompt_ids(index);
+                let echo = self.echo(index);
+                if echo.is_some() || prompt_ids.is_some() {
+                    let news = CompletionNews {
+                        logprobs,
+                        prompt_ids,
+                        ids: self.told.ids.then_some(&[]),
+                        ..CompletionNews::default()
+                    };
+                    self.completion_event(events, index, echo.unwrap_or_default(), news);
                 }
             }
         }
@@ -247,37 +255,58 @@ impl Writer {
         match self.shape {
             AnswerShape::Chat { logprobs, .. } => {
                 let pieces = self.choices[index].reader.push(news.ids, news.text);
-                let logprobs =
-                    (logprobs && !news.logprobs.is_empty()).then(|| ChatLogprobs::new(news.logprobs));
-                self.pieces(events, index, &pieces, logprobs);
+                let told = ChatNews {
+                    logprobs: (logprobs && !news.logprobs.is_empty())
+                        .then(|| ChatLogprobs::new(news.logprobs, self.told.names)),
+                    ids: self.told_ids(news.ids),
+                    finish: None,
+                };
+                self.pieces(events, index, &pieces, told);
             }
             AnswerShape::Completion { .. } => {
-                if !news.text.is_empty() || !news.logprobs.is_empty() {
-                    let logprobs = self.completion_logprobs(index, news.logprobs);
-                    self.completion_event(events, index, news.text, logprobs, None);
+                let ids = self.told_ids(news.ids);
+                if !news.text.is_empty() || !news.logprobs.is_empty() || ids.is_some() {
+                    let told = CompletionNews {
+                        logprobs: self.completion_logprobs(index, news.logprobs),
+                        ids,
+                        ..CompletionNews::default()
+                    };
+                    self.completion_event(events, index, news.text, told);
                 }
             }
         }
     }
 
-    /// Log-probabilities go with the first piece; without a piece they go alone.
-    fn pieces(
-        &self,
-        events: &mut Vec<u8>,
-        index: usize,
-        pieces: &[Piece],
-        mut logprobs: Option<ChatLogprobs>,
-    ) {
-        if pieces.is_empty() && logprobs.is_some() {
+    /// What is told of the tokens goes with the first piece; without a piece it goes alone.
+    fn pieces(&self, events: &mut Vec<u8>, index: usize, pieces: &[Piece], mut news: ChatNews<'_>) {
+        if pieces.is_empty() && (news.logprobs.is_some() || news.ids.is_some()) {
             let delta = Delta {
                 content: Some(""),
                 ..Delta::default()
             };
-            return self.chat_event(events, index, delta, logprobs, None);
+            return self.chat_event(events, index, delta, news);
         }
+        let are_functions = self.choices[index].reader.are_functions();
         for piece in pieces {
-            self.chat_event(events, index, delta(piece), logprobs.take(), None);
+            self.chat_event(
+                events,
+                index,
+                delta(piece, are_functions),
+                std::mem::take(&mut news),
+            );
         }
+    }
+
+    /// Tokens of news, when they are told and there are any.
+    fn told_ids<'a>(&self, ids: &'a [TokenId]) -> Option<&'a [TokenId]> {
+        Some(ids).filter(|ids| self.told.ids && !ids.is_empty())
+    }
+
+    /// The tokens of this choice's prompt, when they are told.
+    fn prompt_ids(&self, index: usize) -> Option<&[TokenId]> {
+        self.told
+            .ids
+            .then(|| self.prompts.ids(index / self.counts.per_prompt))
     }
 
     /// A choice has ended well.
@@ -285,12 +314,19 @@ impl Writer {
         match self.shape {
             AnswerShape::Chat { .. } => {
                 let pieces = self.choices[index].reader.finish();
-                self.pieces(events, index, &pieces, None);
-                let finish = self.choices[index].reader.finish_word(finish);
-                self.chat_event(events, index, Delta::default(), None, Some(finish));
+                self.pieces(events, index, &pieces, ChatNews::default());
+                let end = ChatNews {
+                    finish: Some(self.choices[index].reader.finish_word(finish)),
+                    ..ChatNews::default()
+                };
+                self.chat_event(events, index, Delta::default(), end);
             }
             AnswerShape::Completion { .. } => {
-                self.completion_event(events, index, "", None, Some(finish));
+                let end = CompletionNews {
+                    finish: Some(finish),
+                    ..CompletionNews::default()
+                };
+                self.completion_event(events, index, "", end);
             }
         }
     }
@@ -307,6 +343,7 @@ impl Writer {
                         envelope,
                         choice: None,
                         usage,
+                        prompt_token_ids: None,
                     },
                 ),
                 AnswerShape::Completion { .. } => event(
@@ -386,7 +423,8 @@ impl Writer {
         };
         let chars = u32::try_from(echo.chars().count()).unwrap_or(u32::MAX);
         self.choices[index].offsets = TextOffsets::after_prompt(chars);
-        Some(self.prompts.echoed(index / self.counts.per_prompt, rivals))
+        let names = self.told.names;
+        Some(self.prompts.echoed(index / self.counts.per_prompt, rivals, names))
     }
 
     fn completion_logprobs(&mut self, index: usize, logprobs: &[TokenLogprob]) -> Option<CompletionLogprobs> {
@@ -395,22 +433,31 @@ impl Writer {
             AnswerShape::Chat { .. } => return None,
         };
         let offsets = &mut self.choices[index].offsets;
-        Some(CompletionLogprobs::new(logprobs, rivals, offsets))
+        Some(CompletionLogprobs::new(
+            logprobs,
+            (rivals, self.told.names),
+            offsets,
+        ))
     }
 
-    fn chat_event(
+    fn chat_event(&self, events: &mut Vec<u8>, index: usize, delta: Delta<'_>, news: ChatNews<'_>) {
+        self.chat_chunk(events, None, index, delta, news);
+    }
+
+    fn chat_chunk(
         &self,
         events: &mut Vec<u8>,
+        prompt_token_ids: Option<&[TokenId]>,
         index: usize,
         delta: Delta<'_>,
-        logprobs: Option<ChatLogprobs>,
-        finish_reason: Option<FinishWord>,
+        news: ChatNews<'_>,
     ) {
         let choice = ChatChunkChoice {
             index: number(index),
             delta,
-            logprobs,
-            finish_reason,
+            logprobs: news.logprobs,
+            finish_reason: news.finish,
+            token_ids: news.ids,
         };
         event(
             events,
@@ -418,24 +465,20 @@ impl Writer {
                 envelope: &self.envelope,
                 choice: Some(choice),
                 usage: self.usage_so_far(),
+                prompt_token_ids,
             },
         );
     }
 
-    fn completion_event(
-        &self,
-        events: &mut Vec<u8>,
-        index: usize,
-        text: &str,
-        logprobs: Option<CompletionLogprobs>,
-        finish_reason: Option<FinishWord>,
-    ) {
+    fn completion_event(&self, events: &mut Vec<u8>, index: usize, text: &str, news: CompletionNews<'_>) {
         let choice = CompletionChoice {
             index: number(index),
             text,
-            logprobs,
+            logprobs: news.logprobs,
             prompt_logprobs: None,
-            finish_reason,
+            finish_reason: news.finish,
+            token_ids: news.ids,
+            prompt_token_ids: news.prompt_ids,
         };
         event(
             events,
@@ -446,39 +489,4 @@ impl Writer {
             },
         );
     }
-}
-
-fn delta(piece: &Piece) -> Delta<'_> {
-    match piece {
-        Piece::Content(text) => Delta {
-            content: Some(text),
-            ..Delta::default()
-        },
-        Piece::Reasoning(text) => Delta {
-            reasoning_content: Some(text),
-            ..Delta::default()
-        },
-        Piece::Begin { index, id, name } => Delta {
-            tool_calls: Some([ToolCallDelta::begin(*index, id, name)]),
-            ..Delta::default()
-        },
-        Piece::Arguments { index, text } => Delta {
-            tool_calls: Some([ToolCallDelta::arguments(*index, text)]),
-            ..Delta::default()
-        },
-    }
-}
-
-fn number(count: usize) -> u32 {
-    u32::try_from(count).expect("choices, and tokens of a chunk, are far fewer")
-}
-
-fn event(events: &mut Vec<u8>, value: &impl Serialize) {
-    events.extend_from_slice(b"data: ");
-    serde_json::to_writer(&mut *events, value).expect("writing our shapes to memory cannot fail");
-    events.extend_from_slice(b"\n\n");
-}
-
-fn json(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).expect("our shapes have text keys and no failing parts")
 }

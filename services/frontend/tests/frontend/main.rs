@@ -6,6 +6,7 @@ mod admin;
 mod choices;
 mod ends;
 mod failover;
+mod functions;
 mod health;
 mod jwt;
 mod kept_responses;

@@ -2,7 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{CONTEXT, World, check_error, within};
+use std::sync::Arc;
+
+use vlinders_frontend::InProcessLimiter;
+
+use crate::support::{CONTEXT, Setting, StoppedClock, World, check_error, within};
 
 async fn ask(world: &World, path: &str, body: &Value) -> Value {
     let answer = within(world.post(path, body).send()).await.expect("an answer");
@@ -64,4 +68,28 @@ async fn bad_bodies_are_refused_by_name() {
     let nobody = json!({"model": "nobody", "tokens": []});
     let answer = within(world.post("/detokenize", &nobody).send()).await.unwrap();
     check_error(answer, 404, "model_not_found").await;
+}
+
+#[tokio::test]
+async fn counting_tokens_counts_as_a_request_of_the_minute_also_when_it_is_refused() {
+    let messages = json!({"model": "tiny", "messages": [{"role": "user", "content": "a"}]});
+    for (path, body) in [
+        ("/tokenize", json!({"model": "tiny", "prompt": "a"})),
+        ("/detokenize", json!({"model": "tiny", "tokens": [97]})),
+        ("/v1/messages/count_tokens", messages),
+    ] {
+        let world = World::with(Setting {
+            limiter: Arc::new(InProcessLimiter::per_minute(2, Arc::new(StoppedClock))),
+            ..Default::default()
+        })
+        .await;
+        for (asked, status, left) in [(&json!({"model": 5}), 400, "1"), (&body, 200, "0")] {
+            let answer = within(world.post(path, asked).send()).await.expect("an answer");
+            assert_eq!(answer.status(), status, "{path}");
+            assert_eq!(answer.headers()["x-ratelimit-remaining-requests"], left, "{path}");
+        }
+        let answer = within(world.post(path, &body).send()).await.expect("an answer");
+        assert_eq!(answer.status(), 429, "{path}");
+        assert_eq!(answer.headers()["retry-after"], "30", "{path}");
+    }
 }

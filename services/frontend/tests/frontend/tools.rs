@@ -14,7 +14,12 @@ fn tools() -> Value {
 }
 
 /// Asks, lets the worker say these pieces, and returns the message, or the deltas of a stream, with the finish reason.
-async fn said(world: &World, extra: &Value, pieces: &[&str], reason: FinishReason) -> (Request, Value) {
+pub(crate) async fn said(
+    world: &World,
+    extra: &Value,
+    pieces: &[&str],
+    reason: FinishReason,
+) -> (Request, Value) {
     let worker = async {
         let request = world.take().await;
         let mut position = 0;
@@ -44,7 +49,7 @@ async fn said(world: &World, extra: &Value, pieces: &[&str], reason: FinishReaso
     }
 }
 
-const CALLS: [&str; 6] = [
+pub(crate) const CALLS: [&str; 6] = [
     "I look.\n<tool",
     "_call>\n{\"name\": \"look\", \"arg",
     "uments\": {\"a\":",
@@ -179,7 +184,7 @@ fn named(name: &str) -> Value {
     json!({"type": "function", "function": {"name": name}})
 }
 
-async fn check_refused(cases: &[(Value, &str, &str)]) {
+pub(crate) async fn check_refused(cases: &[(Value, &str, &str)]) {
     let world = World::new().await;
     for (extra, param, code) in cases {
         let response = within(world.chat(extra).send()).await.expect("an answer");
@@ -260,7 +265,6 @@ async fn choices_of_tools_and_efforts_nobody_knows_are_refused_by_name() {
             elsewhere,
         ),
         (json!({"tool_choice": "required"}), "tool_choice", invalid),
-        (json!({"functions": [{}]}), "functions", elsewhere),
         (json!({"reasoning_effort": "much"}), "reasoning_effort", invalid),
         (json!({"verbosity": "low"}), "verbosity", elsewhere),
     ])

@@ -200,8 +200,8 @@ fn chat_tools() -> Vec<(Value, Expected)> {
         ),
         (with("tool_choice", json!("required")), bad("tool_choice")),
         (
-            with("functions", json!([{"name": "f"}])),
-            not_offered("functions"),
+            with("functions", json!([{"name": "a b"}])),
+            bad("functions[0].name"),
         ),
         (
             with("reasoning_effort", json!("high")),

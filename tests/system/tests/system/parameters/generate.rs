@@ -169,6 +169,51 @@ pub(super) fn ends() -> Vec<Row> {
 }
 
 /// The form of an answer.
+/// Which tokens may be drawn, and how they are told.
+pub(super) fn vocabulary(logprobs: &Value) -> Vec<Row> {
+    vec![
+        // `Hello` and nothing else.
+        row(
+            "allowed_token_ids",
+            json!({"max_tokens": 2}),
+            json!([696]),
+            json!([999_999]),
+            |without, with| text(without) != "HelloHello" && text(with) == "HelloHello",
+        ),
+        row(
+            "bad_words",
+            json!({}),
+            json!(["server", "Vlinders"]),
+            json!([" "]),
+            |without, with| {
+                let says = |answer| text(answer).contains("server") || text(answer).contains("Vlinders");
+                says(without) && !says(with)
+            },
+        ),
+        row(
+            "return_token_ids",
+            json!({"max_tokens": 3}),
+            json!(true),
+            json!("x"),
+            |without, with| {
+                let told = |answer: &Answer| {
+                    let choice = &answer.body["choices"][0];
+                    let prompt = answer.text.contains("\"prompt_token_ids\":[");
+                    choice["token_ids"].as_array().map(Vec::len) == Some(3) && prompt
+                };
+                !told(without) && told(with)
+            },
+        ),
+        row(
+            "return_tokens_as_token_ids",
+            json!({"logprobs": logprobs, "max_tokens": 3}),
+            json!(true),
+            json!("x"),
+            |without, with| !without.text.contains("\"token_id:") && with.text.contains("\"token_id:"),
+        ),
+    ]
+}
+
 pub(super) fn forms() -> Vec<Row> {
     let is_yes: fn(&Answer, &Answer) -> bool = |without, with| text(without) != "yes" && text(with) == "yes";
     let number: fn(&Answer, &Answer) -> bool = |_, with| matches!(text(with), "1" | "2");
@@ -323,6 +368,24 @@ pub(super) fn chat() -> Vec<Row> {
                     .as_array()
                     .map(Vec::len)
                     == Some(1)
+            },
+        ),
+        row(
+            "functions",
+            json!({}),
+            json!([{"name": "look", "parameters": {"type": "object"}}]),
+            json!([{"name": "a b"}]),
+            another_prompt,
+        ),
+        row(
+            "function_call",
+            json!({"functions": [{"name": "look", "parameters": {"type": "object", "properties": {"a": {"enum": [1]}},
+                "required": ["a"], "additionalProperties": false}}], "max_tokens": 100}),
+            json!({"name": "look"}),
+            json!("look"),
+            |without, with| {
+                let call = |answer: &Answer| answer.body["choices"][0]["message"]["function_call"].clone();
+                call(without).is_null() && call(with)["name"] == "look" && finish(with) == "function_call"
             },
         ),
         // The model does not reason: none is what it does anyway.

@@ -10,7 +10,7 @@ use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use vlinders_system_tests::{Answer, Server};
 
-use self::generate::{belonging, chat, completion, drawing, ends, forms, service_tier};
+use self::generate::{belonging, chat, completion, drawing, ends, forms, service_tier, vocabulary};
 use self::others::{decisions, embeddings, messages, responses, tokenize};
 use crate::{CHAT, COMPLETIONS, Checked};
 
@@ -111,6 +111,7 @@ fn endpoint(path: &str) -> anyhow::Result<(Value, Vec<Row>)> {
             json!({"messages": spoken, "temperature": 0, "max_tokens": 60}),
             [
                 chat(),
+                vocabulary(&json!(true)),
                 drawing(),
                 ends(),
                 forms(),
@@ -125,6 +126,7 @@ fn endpoint(path: &str) -> anyhow::Result<(Value, Vec<Row>)> {
             json!({"prompt": "What is Vlinders? It is", "temperature": 0, "max_tokens": 60}),
             [
                 completion(),
+                vocabulary(&json!(1)),
                 drawing(),
                 ends(),
                 forms(),

@@ -129,6 +129,17 @@ pub(super) fn responses(long: &Value) -> Vec<Row> {
         |without, with| counted(without, "input_tokens") != counted(with, "input_tokens");
     let tool = json!([{"type": "function", "name": "look", "parameters": look()}]);
     vec![
+        row("store", json!({}), json!(true), json!("x"), |_, with| {
+            with.body["store"] == true
+        }),
+        // What it goes on from is told by the tests of what is kept.
+        row(
+            "previous_response_id",
+            json!({}),
+            Value::Null,
+            json!(5),
+            changes_nothing,
+        ),
         row("input", json!({}), json!("Hello"), json!([]), another_text),
         row("instructions", json!({}), json!("Be brief."), json!(5), read),
         row("max_output_tokens", json!({}), json!(16), json!(-1), |_, with| {
