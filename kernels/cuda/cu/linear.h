@@ -52,11 +52,20 @@ struct Linear {
     }
 };
 
-/// Adds the products of 32 k's: `low` and `high` are this thread's k's of weight rows g and g + 8, `x` those of token g.
+/// Adds the products of the first or the second 16 of 32 k's: `low` and `high` are this thread's k's of weight rows g and g + 8, `x` those of
+/// token g.
+template <typename T>
+VL_DEVICE void multiply_half(float (&sums)[4], const Words& low, const Words& high, const Words& x, u32 half) {
+    if (half == 0) {
+        multiply_add(sums, low.x, high.x, low.y, high.y, x.x, x.y, T{});
+    } else {
+        multiply_add(sums, low.z, high.z, low.w, high.w, x.z, x.w, T{});
+    }
+}
 template <typename T>
 VL_DEVICE void multiply_step(float (&sums)[4], const Words& low, const Words& high, const Words& x) {
-    multiply_add(sums, low.x, high.x, low.y, high.y, x.x, x.y, T{});
-    multiply_add(sums, low.z, high.z, low.w, high.w, x.z, x.w, T{});
+    multiply_half<T>(sums, low, high, x, 0);
+    multiply_half<T>(sums, low, high, x, 1);
 }
 
 /// How the parts of a block of few tokens lie in shared memory: `[part][token][row]`. A lane's sums are the matrix instruction's.

@@ -64,12 +64,20 @@ struct Tile {
                 weight[tile][0] = rows[piece_place(warp_row + tile * 16 + group, piece)];
                 weight[tile][1] = rows[piece_place(warp_row + tile * 16 + 8 + group, piece)];
             }
+            Words x[kTokenTiles];
             VL_UNROLL
             for (u32 token = 0; token < kTokenTiles; ++token) {
-                Words x = tokens[piece_place(warp_token + token * 8 + group, piece)];
+                x[token] = tokens[piece_place(warp_token + token * 8 + group, piece)];
+            }
+            // Weights in the outer loop: their four registers are gathered once for all tokens.
+            VL_UNROLL
+            for (u32 half = 0; half < 2; ++half) {
                 VL_UNROLL
                 for (u32 tile = 0; tile < kTileRowTiles; ++tile) {
-                    multiply_step<T>(sums[tile][token], weight[tile][0], weight[tile][1], x);
+                    VL_UNROLL
+                    for (u32 token = 0; token < kTokenTiles; ++token) {
+                        multiply_half<T>(sums[tile][token], weight[tile][0], weight[tile][1], x[token], half);
+                    }
                 }
             }
         }

@@ -155,27 +155,30 @@ inline u32 pack(float low, float high, T) {
     return round_to(low, type) | static_cast<u32>(round_to(high, type)) << 16;
 }
 
+/// The sixteen elements of a row of `a`, or of a column of `b`, from the words `low` and `high` of four neighbouring lanes.
 template <typename T>
-inline void multiply_add(float (&sums)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1, T) {
-    T* type = nullptr;
+__attribute__((no_sanitize("address"))) inline void read_sixteen(double (&out)[16], const u8 (*slots)[sim::kSlotBytes], u32 first_lane,
+                                                                u32 low, u32 high) {
+    for (u32 k = 0; k < 16; ++k) {
+        u16 bits;
+        std::memcpy(&bits, slots[first_lane + k % 8 / 2] + (k < 8 ? low : high) * 4 + k % 2 * 2, 2);
+        out[k] = widen_bits(bits, static_cast<T*>(nullptr));
+    }
+}
+
+template <typename T>
+__attribute__((no_sanitize("address"))) inline void multiply_add(float (&sums)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1, T) {
     u32 mine[6] = {a0, a1, a2, a3, b0, b1};
     auto slots = sim::meet("mma", mine, sizeof(mine));
     u32 lane = sim::world.running->index % 32;
-    u32 row = lane / 4;
+    double rows[2][16], columns[2][16];
+    for (u32 half = 0; half < 2; ++half) {
+        read_sixteen<T>(rows[half], slots, lane / 4 * 4, half, 2 + half);
+        read_sixteen<T>(columns[half], slots, (lane % 4 * 2 + half) * 4, 4, 5);
+    }
     for (u32 element = 0; element < 4; ++element) {
-        u32 m = row + (element / 2) * 8;
-        u32 n = lane % 4 * 2 + element % 2;
         double sum = sums[element];
-        for (u32 k = 0; k < 16; ++k) {
-            // Which lane and word hold (m, k) of a and (k, n) of b.
-            u32 a_word = (k / 8) * 2 + (m / 8);
-            u32 a_lane = (m % 8) * 4 + (k % 8) / 2;
-            u32 b_lane = n * 4 + (k % 8) / 2;
-            u16 a, b;
-            std::memcpy(&a, slots[a_lane] + a_word * 4 + (k % 2) * 2, 2);
-            std::memcpy(&b, slots[b_lane] + (4 + k / 8) * 4 + (k % 2) * 2, 2);
-            sum += static_cast<double>(widen_bits(a, type)) * static_cast<double>(widen_bits(b, type));
-        }
+        for (u32 k = 0; k < 16; ++k) sum += rows[element / 2][k] * columns[element % 2][k];
         sums[element] = static_cast<float>(sum);
     }
 }
