@@ -2,6 +2,7 @@
 
 use vlinders_kernel_api::Dtype;
 
+use crate::coded::Code;
 use crate::linear::{Finish, Variant};
 
 /// Names, made once.
@@ -12,7 +13,7 @@ pub(crate) struct KernelNames {
     pub(crate) attention_decode: String,
     pub(crate) attention_combine: String,
     pub(crate) attention_prefill: String,
-    linears: Vec<((Finish, Variant), String)>,
+    linears: Vec<((Finish, Option<Code>, Variant), String)>,
 }
 
 /// Attention of f32, every token by itself.
@@ -28,12 +29,17 @@ impl KernelNames {
             (Finish::Add, "add"),
             (Finish::Silu, "silu"),
         ];
-        let linears = finishes.into_iter().flat_map(|(finish, word)| {
-            Variant::ALL.into_iter().map(move |variant| {
-                let suffix = variant.suffix();
-                ((finish, variant), format!("vl_linear_{word}_{name}{suffix}"))
-            })
-        });
+        let mut linears = Vec::new();
+        for (finish, word) in finishes {
+            for code in [None, Some(Code::Int4), Some(Code::Fp8)] {
+                let code_name = code.map_or_else(String::new, |code| format!("_{}", code.name()));
+                for variant in Variant::ALL {
+                    let suffix = variant.suffix();
+                    let full = format!("vl_linear_{word}_{name}{code_name}{suffix}");
+                    linears.push(((finish, code, variant), full));
+                }
+            }
+        }
         Self {
             embed: format!("vl_embed_{name}"),
             rms_norm: format!("vl_rms_norm_{name}"),
@@ -41,15 +47,15 @@ impl KernelNames {
             attention_decode: format!("vl_attention_decode_{name}_d{head_dim}"),
             attention_combine: format!("vl_attention_combine_{name}"),
             attention_prefill: format!("vl_attention_prefill_{name}_d{head_dim}"),
-            linears: linears.collect(),
+            linears,
         }
     }
 
     /// The kernel that multiplies in this way.
-    pub(crate) fn linear(&self, finish: Finish, variant: Variant) -> &str {
+    pub(crate) fn linear(&self, finish: Finish, code: Option<Code>, variant: Variant) -> &str {
         let mut names = self.linears.iter();
-        let found = names.find(|(key, _)| *key == (finish, variant));
-        &found.expect("every pair has a name").1
+        let found = names.find(|(key, _)| *key == (finish, code, variant));
+        &found.expect("every way has a name").1
     }
 }
 
@@ -62,10 +68,17 @@ mod tests {
         let names = KernelNames::of(Dtype::Bf16, 128);
         assert_eq!(names.attention_decode, "vl_attention_decode_bf16_d128");
         assert_eq!(
-            names.linear(Finish::Silu, Variant::Tiled(64)),
+            names.linear(Finish::Silu, None, Variant::Tiled(64)),
             "vl_linear_silu_bf16_t64"
         );
+        assert_eq!(
+            names.linear(Finish::Store, Some(Code::Fp8), Variant::Skinny(8)),
+            "vl_linear_store_bf16_fp8_m8"
+        );
         let names = KernelNames::of(Dtype::F32, 24);
-        assert_eq!(names.linear(Finish::Add, Variant::Plain), "vl_linear_add_f32");
+        assert_eq!(
+            names.linear(Finish::Add, None, Variant::Plain),
+            "vl_linear_add_f32"
+        );
     }
 }

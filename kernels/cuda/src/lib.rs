@@ -12,6 +12,7 @@ mod attending;
 mod attention;
 mod backend;
 mod buffers;
+mod coded;
 pub mod device;
 mod drawing;
 mod driver;

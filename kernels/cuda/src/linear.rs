@@ -2,11 +2,15 @@
 
 use vlinders_kernel_api::Dtype;
 
+use crate::coded::Code;
+
 /// Outputs of one tile.
 const TILE_OUTPUTS: u32 = 128;
 /// Inputs of one stage of a tile.
 const STAGE_INPUTS: u32 = 64;
 const STAGES: u32 = 4;
+/// Bytes of the codes of one stage of a tile.
+const CODE_STAGE_BYTES: u32 = 8192;
 /// Shared memory of the largest tiles, and the few bytes that their kernel declares itself.
 pub(crate) const LARGEST_SHARED_BYTES: u32 = STAGES * 2 * TILE_OUTPUTS * STAGE_INPUTS * 2 + 16;
 /// Tokens above which tiles are not split: there are enough of them.
@@ -105,6 +109,33 @@ impl LinearLaunch {
 }
 
 impl LinearLaunch {
+    /// The same for weights that are codes.
+    pub(crate) fn of_codes(code: Code, tokens: u32, outputs: u32, multiprocessors: u32) -> Self {
+        let launch = |variant, grid| Self {
+            variant,
+            grid,
+            threads: 256,
+            shared_bytes: 0,
+            splits: 1,
+        };
+        let tile = match tokens {
+            0..=8 => return launch(Variant::Skinny(8), [outputs.div_ceil(16), 1, 1]),
+            9..=16 => return launch(Variant::Skinny(16), [outputs.div_ceil(16), 1, 1]),
+            17..=32 => 32,
+            _ => 64,
+        };
+        let (across, down) = (tokens.div_ceil(tile), outputs.div_ceil(TILE_OUTPUTS));
+        let splits = match tokens {
+            0..=SPLIT_UP_TO => splits_for(u64::from(across) * u64::from(down), multiprocessors),
+            _ => 1,
+        };
+        Self {
+            shared_bytes: STAGES * (CODE_STAGE_BYTES + tile * code.stage_inputs() * 2),
+            splits,
+            ..launch(Variant::Tiled(tile), [across, down, splits])
+        }
+    }
+
     /// Whether the kernel asks for a workspace, counters and splits after its other arguments.
     pub(crate) fn takes_workspace(&self) -> bool {
         matches!(self.variant, Variant::Tiled(_))
@@ -149,6 +180,16 @@ mod tests {
         assert_eq!((of(513).grid, of(513).shared_bytes), ([5, 32, 1], 128 << 10));
         let plain = LinearLaunch::of(Dtype::F32, 33, 65, 132);
         assert_eq!((plain.variant, plain.grid), (Variant::Plain, [2, 2, 1]));
+    }
+
+    #[test]
+    fn codes_have_tiles_of_their_own() {
+        let of = |code, tokens| LinearLaunch::of_codes(code, tokens, 4096, 132);
+        assert_eq!(of(Code::Int4, 16).grid, [256, 1, 1]);
+        let tiled = of(Code::Int4, 100);
+        assert_eq!((tiled.variant, tiled.grid), (Variant::Tiled(64), [2, 32, 4]));
+        assert_eq!(tiled.shared_bytes, 4 * (8192 + 64 * 128 * 2));
+        assert_eq!(of(Code::Fp8, 20).shared_bytes, 4 * (8192 + 32 * 64 * 2));
     }
 
     #[test]

@@ -135,37 +135,34 @@ impl CudaExecutor {
 
     fn multiply(&self, product: &Product<'_>) -> Result<(), KernelError> {
         let Product { weight, rows, .. } = *product;
-        let how = LinearLaunch::of(
-            weight.dtype,
-            rows,
-            weight.outputs,
-            self.device.facts().multiprocessors,
-        );
-        let (workspace, counters) = match how.splits {
-            1 => (0, 0),
-            _ => (self.buffers.workspace.address(), self.buffers.counters.address()),
+        let multiprocessors = self.device.facts().multiprocessors;
+        let coded = weight.coded();
+        let how = match coded {
+            None => LinearLaunch::of(weight.dtype, rows, weight.outputs, multiprocessors),
+            Some((coding, _)) => LinearLaunch::of_codes(coding.code, rows, weight.outputs, multiprocessors),
         };
-        let arguments = [
-            Address(weight.address()),
+        let mut arguments = vec![Address(weight.address())];
+        if let Some((coding, scales)) = coded {
+            arguments.extend([Address(scales), U32(coding.group)]);
+        }
+        arguments.extend([
             Address(product.x),
             Address(weight.bias()),
             Address(product.out),
             U32(rows),
             U32(weight.inputs),
             U32(weight.outputs),
-            Address(workspace),
-            Address(counters),
-            U32(how.splits),
-        ];
-        let used = if how.takes_workspace() { 10 } else { 7 };
-        let kernel = self.kernels.linear(product.finish, how.variant);
-        self.launch(
-            kernel,
-            how.grid,
-            how.threads,
-            how.shared_bytes,
-            &arguments[..used],
-        )
+        ]);
+        if how.takes_workspace() {
+            let (workspace, counters) = match how.splits {
+                1 => (0, 0),
+                _ => (self.buffers.workspace.address(), self.buffers.counters.address()),
+            };
+            arguments.extend([Address(workspace), Address(counters), U32(how.splits)]);
+        }
+        let code = coded.map(|(coding, _)| coding.code);
+        let kernel = self.kernels.linear(product.finish, code, how.variant);
+        self.launch(kernel, how.grid, how.threads, how.shared_bytes, &arguments)
     }
 
     fn start_rotary(

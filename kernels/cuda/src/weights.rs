@@ -8,6 +8,7 @@ use vlinders_kernel_api::{
     VectorId, WeightFormat, WeightView,
 };
 
+use crate::coded::Coding;
 use crate::device::{Device, Stream};
 use crate::region::{Pinned, Region};
 use crate::shape::{INTERLEAVE, count, input_step, unsupported};
@@ -34,6 +35,9 @@ pub(crate) struct Vector {
 pub(crate) struct Linear {
     region: Region,
     bias: Option<Region>,
+    /// Where the region holds codes: how they are read, and their scales.
+    coded: Option<(Coding, Region)>,
+    /// Of the activations it multiplies, and of its elements unless they are codes.
     pub(crate) dtype: Dtype,
     pub(crate) outputs: u32,
     pub(crate) inputs: u32,
@@ -48,6 +52,13 @@ impl Vector {
 impl Linear {
     pub(crate) fn address(&self) -> u64 {
         self.region.address()
+    }
+
+    /// How its codes are read and where their scales lie, `[groups, outputs]`, unless its elements are numbers.
+    pub(crate) fn coded(&self) -> Option<(Coding, u64)> {
+        self.coded
+            .as_ref()
+            .map(|(coding, scales)| (*coding, scales.address()))
     }
 
     /// Of f32, `[outputs]`; 0 when there is none.
@@ -202,17 +213,31 @@ impl Uploader {
             ));
         }
         let order = RowOrder::new(kind, parts);
-        let row_bytes = inputs * dtype.bytes();
+        let coding = match dtype {
+            Dtype::F32 => None,
+            Dtype::F16 | Dtype::Bf16 => Coding::of(parts),
+        };
+        let row_bytes = match coding {
+            Some(coding) => coding.code.row_bytes(inputs),
+            None => inputs * dtype.bytes(),
+        };
         let region = Region::new(&self.device, outputs * row_bytes, name)?;
         let mut next_row = 0;
         let mut wide = vec![0.0; inputs];
         self.fill(&region, row_bytes, &mut |into| {
             for slot in into.chunks_exact_mut(row_bytes) {
                 let (part, row) = order.source(next_row);
-                put_row(&parts[part].weight, row, dtype, &mut wide, slot);
+                match (coding, &parts[part].weight) {
+                    (Some(coding), WeightView::Quantized(weight)) => coding.put_row(weight, row, slot),
+                    (Some(_) | None, weight) => put_row(weight, row, dtype, &mut wide, slot),
+                }
                 next_row += 1;
             }
         })?;
+        let coded = match coding {
+            None => None,
+            Some(coding) => Some((coding, self.scales(coding, parts, &order, [outputs, inputs])?)),
+        };
         let bias = match parts.iter().any(|part| part.bias.is_some()) {
             false => None,
             true => Some(self.bias(parts, &order, outputs)?),
@@ -220,10 +245,35 @@ impl Uploader {
         Ok(Linear {
             region,
             bias,
+            coded,
             dtype,
             outputs: count(outputs),
             inputs: count(inputs),
         })
+    }
+
+    /// The scales of coded parts, group by group, each in the order of the rows.
+    fn scales(
+        &mut self,
+        coding: Coding,
+        parts: &[LinearPart<'_>],
+        order: &RowOrder,
+        [outputs, inputs]: [usize; 2],
+    ) -> Result<Region, KernelError> {
+        let groups = coding.groups(inputs);
+        let region = Region::new(&self.device, groups * outputs * 4, "scales of weights")?;
+        let mut next = 0;
+        self.fill(&region, 4, &mut |into| {
+            for slot in into.chunks_exact_mut(4) {
+                let (group, (part, row)) = (next / outputs, order.source(next % outputs));
+                let WeightView::Quantized(weight) = parts[part].weight else {
+                    unreachable!("only codes have scales");
+                };
+                slot.copy_from_slice(&coding.scale(weight, row, group).to_le_bytes());
+                next += 1;
+            }
+        })?;
+        Ok(region)
     }
 
     /// The parts' biases in the order of their rows, zeros where a part has none.

@@ -10,6 +10,7 @@ mod draws;
 mod goldens;
 mod hand_off;
 mod library;
+mod quantised;
 #[path = "../../../cpu/tests/random_model/mod.rs"]
 mod random_model;
 mod steps;
