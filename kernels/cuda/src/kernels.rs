@@ -5,6 +5,9 @@ use vlinders_kernel_api::Dtype;
 use crate::coded::Code;
 use crate::linear::{Finish, Variant};
 
+/// What becomes of a product, of what weights, by which kernel.
+type Way = (Finish, Option<Code>, Variant);
+
 /// Names, made once.
 pub(crate) struct KernelNames {
     pub(crate) embed: String,
@@ -13,7 +16,7 @@ pub(crate) struct KernelNames {
     pub(crate) attention_decode: String,
     pub(crate) attention_combine: String,
     pub(crate) attention_prefill: String,
-    linears: Vec<((Finish, Option<Code>, Variant), String)>,
+    linears: Vec<(Way, String)>,
 }
 
 /// Attention of f32, every token by itself.
