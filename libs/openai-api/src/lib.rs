@@ -4,6 +4,7 @@
 //! bounded by [`LIMITS`] and refuses with the [`ApiError`] to answer with. Nothing here knows a model, a
 //! tokenizer or HTTP's transport.
 
+mod batches;
 mod chat;
 mod chat_answer;
 mod completion;
@@ -32,6 +33,10 @@ mod told;
 mod tools;
 mod values;
 
+pub use batches::{
+    BATCH_ENDPOINTS, BATCH_WINDOW, BatchFault, BatchLine, BatchRequest, FileObject, expiry, parse_batch,
+    parse_batch_line,
+};
 pub use chat::{ChatRequest, ReasoningWish, parse_chat};
 pub use chat_answer::{
     AssistantMessage, CallFunction, ChatAnswer, ChatChoice, ChatChunk, ChatChunkChoice, Delta, ToolCall,

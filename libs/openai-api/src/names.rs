@@ -32,6 +32,7 @@ pub(crate) enum Endpoint {
     Responses,
     Embeddings,
     Decisions,
+    Batches,
 }
 
 /// A known name and what happens when it is present.
@@ -147,6 +148,11 @@ const RESPONSES: &[Row] = &[
     ("image", NULL), ("access_programs", NULL),
 ];
 
+#[rustfmt::skip]
+const BATCHES: &[Row] = &[
+    ("input_file_id", W), ("endpoint", W), ("completion_window", W), ("metadata", W), ("output_expires_after", W),
+];
+
 /// The names an endpoint knows.
 fn rows(endpoint: Endpoint) -> &'static [Row] {
     type Parameter = (&'static str, Standing, Standing);
@@ -164,6 +170,7 @@ fn rows(endpoint: Endpoint) -> &'static [Row] {
         Endpoint::Responses => RESPONSES,
         Endpoint::Embeddings => EMBEDDINGS,
         Endpoint::Decisions => DECISIONS,
+        Endpoint::Batches => BATCHES,
     }
 }
 

@@ -34,6 +34,8 @@ pub(crate) struct App {
     pub(crate) workers: Arc<Workers>,
     pub(crate) preparer: Preparer,
     pub(crate) forms: Forms,
+    /// One permit for each file that may arrive.
+    pub(crate) uploads: Semaphore,
     /// One permit for each KiB of a body in memory.
     pub(crate) body_memory: Arc<Semaphore>,
     /// Where things are kept for tenants, if anywhere.

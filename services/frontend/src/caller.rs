@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use vlinders_ledger::{ApiKey, KeyLimits, Scope, Scopes};
 use vlinders_openai_api::{ApiError, UnknownFields};
-use vlinders_types::{KeyId, TenantId};
+use vlinders_types::{BillingClass, KeyId, TenantId};
 
 /// Whoever sent a request, once known.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +61,14 @@ impl Caller {
         self.models
             .as_ref()
             .is_none_or(|models| models.iter().any(|name| name == model))
+    }
+
+    /// The place in the queue of a request that asks for this one. What nobody waits for comes after everything else.
+    pub(crate) fn priority(&self, class: BillingClass, asked: i32) -> i32 {
+        match class {
+            BillingClass::Batch => i32::MIN,
+            BillingClass::Standard | BillingClass::Cached => asked.min(self.max_priority.unwrap_or(i32::MAX)),
+        }
     }
 
     /// Refuses a model that may not be used.

@@ -212,6 +212,7 @@ pub async fn start(parts: FrontendParts, listener: TcpListener) -> Result<Fronte
     });
     streams::spawn(way, cancels, failover, &parts.tasks, &parts.config).await?;
     let app = Arc::new(App {
+        uploads: Semaphore::new(parts.kept.as_ref().map_or(0, |kept| kept.rules.uploads)),
         kept: parts.kept,
         tracer: parts.traces.tracer("vlinders-frontend", frontend.as_str()),
         frontend,

@@ -113,6 +113,28 @@ test("a conversation goes on by its id", async () => {
   await assert.rejects(client.responses.retrieve(second.id), { status: 404 });
 });
 
+test("a batch answers the lines of a file", async () => {
+  const body = { model: MODEL, messages: QUESTION, max_tokens: 4, temperature: 0 };
+  const line = (name) => JSON.stringify({ custom_id: name, method: "POST", url: "/v1/chat/completions", body });
+  const file = await client.files.create({
+    file: new File([`${line("a")}\n${line("b")}\n`], "lines.jsonl"),
+    purpose: "batch",
+  });
+  const wishes = { input_file_id: file.id, endpoint: "/v1/chat/completions", completion_window: "24h" };
+  let batch = await client.batches.create(wishes);
+  while (["validating", "in_progress", "finalizing"].includes(batch.status)) {
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    batch = await client.batches.retrieve(batch.id);
+  }
+  assert.equal(batch.status, "completed");
+  const text = await (await client.files.content(batch.output_file_id)).text();
+  const told = text.trim().split("\n").map((entry) => JSON.parse(entry));
+  assert.deepEqual(told.map((entry) => entry.custom_id), ["a", "b"]);
+  const [known] = (await client.batches.list({ limit: 1 })).data;
+  assert.equal(known.id, batch.id);
+  assert.ok((await client.files.delete(file.id)).deleted);
+});
+
 test("forced calls are valid, whole and streamed", async () => {
   const wishes = { tools: [WEATHER], tool_choice: "required", max_tokens: 200, temperature: 1, seed: 5 };
   const answer = await create(wishes);

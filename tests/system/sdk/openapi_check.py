@@ -38,9 +38,10 @@ def description() -> dict:
             body = operation.get("requestBody")
             if body is None:
                 continue
-            properties = body["content"]["application/json"]["schema"]["properties"]
-            # The description names no models; without one nothing is tried but the refusal.
-            properties["model"] = {"enum": [MODEL]}
+            for content in body["content"].values():
+                # The description names no models; without one nothing is tried but the refusal.
+                if "model" in content["schema"]["properties"]:
+                    content["schema"]["properties"]["model"] = {"enum": [MODEL]}
     return document
 
 

@@ -12,6 +12,7 @@ pub const CLIENT_SCRIPTS: &[&str] = &[
     "openai_check.mjs",
     "openai_tools_check.py",
     "responses_check.py",
+    "batches_check.py",
     "messages_check.py",
 ];
 

@@ -100,7 +100,7 @@ async fn stored(store: &dyn KeptStore, id: &str, chunks: &[&[u8]]) -> StoredFile
         file.chunks += 1;
         file.bytes += chunk.len() as u64;
     }
-    store.complete_file(id).await.expect("a database");
+    store.complete_file(&file).await.expect("a database");
     file
 }
 

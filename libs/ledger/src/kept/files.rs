@@ -10,8 +10,8 @@ use crate::statements::{Statement, Statements, count, text};
 
 const READING: &str = "files cannot be read";
 const WRITING: &str = "files cannot be changed";
-/// A file that has not come after so long never will.
-const ARRIVAL_MS: u64 = 24 * 3_600_000;
+/// A file that has not come after so long never will. What a batch writes is begun again by whoever takes the batch on.
+const ARRIVAL_MS: u64 = 3_600_000;
 
 /// What a file is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,8 +110,8 @@ pub trait FileStore: Send + Sync + 'static {
         room: u64,
     ) -> Result<Arrival, LedgerError>;
 
-    /// The file is there.
-    async fn complete_file(&self, id: &str) -> Result<(), LedgerError>;
+    /// The file is there, until its time is over.
+    async fn complete_file(&self, file: &StoredFile) -> Result<(), LedgerError>;
 
     /// Drops what has come of an incomplete file.
     async fn drop_arriving(&self, id: &str) -> Result<(), LedgerError>;
@@ -197,11 +197,14 @@ impl<D: Statements + 'static> FileStore for D {
         Ok(stored.map_or(Arrival::NoRoom, |_| Arrival::Stored))
     }
 
-    async fn complete_file(&self, id: &str) -> Result<(), LedgerError> {
-        let sql = "UPDATE files SET state = 'complete' WHERE id = ?";
-        self.change(WRITING, Statement::new(sql, [text(id)]))
-            .await
-            .map(|_| ())
+    async fn complete_file(&self, file: &StoredFile) -> Result<(), LedgerError> {
+        let sql = "UPDATE files SET state = 'complete', expires_ms = ? WHERE id = ?";
+        self.change(
+            WRITING,
+            Statement::new(sql, [count(file.expires_ms), text(&file.id)]),
+        )
+        .await
+        .map(|_| ())
     }
 
     async fn drop_arriving(&self, id: &str) -> Result<(), LedgerError> {
@@ -277,8 +280,9 @@ impl<D: Statements + 'static> FileStore for D {
     }
 
     async fn forget_old_files(&self, now_ms: u64) -> Result<(), LedgerError> {
-        let old =
-            format!("(expires_ms <= ? OR (state = 'arriving' AND created_ms <= ?)) AND id NOT IN ({IN_USE})");
+        let old = format!(
+            "(expires_ms <= ? OR (state = 'arriving' AND purpose = 'batch' AND created_ms <= ?)) AND id NOT IN ({IN_USE})"
+        );
         let values = || [count(now_ms), count(now_ms.saturating_sub(ARRIVAL_MS))];
         let statements = vec![
             Statement::new(

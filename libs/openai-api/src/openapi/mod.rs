@@ -69,6 +69,13 @@ const POSTS: &[Post] = &[
         can_stream: false,
     },
     Post {
+        path: "/v1/batches",
+        endpoint: Endpoint::Batches,
+        about: "Has the lines of a file answered, at low priority.",
+        answer: kept::batch,
+        can_stream: false,
+    },
+    Post {
         path: "/tokenize",
         endpoint: Endpoint::Tokenize,
         about: "Shows a text or a conversation as tokens.",

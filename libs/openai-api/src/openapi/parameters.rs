@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use crate::batches::{BATCH_ENDPOINTS, BATCH_WINDOW, EXPIRY_S};
 use crate::chat::REASONING_EFFORTS;
 use crate::names::Endpoint;
 use crate::{LIMITS, NumberRange, WholeRange};
@@ -40,6 +41,7 @@ pub(super) fn schema(endpoint: Endpoint, name: &str) -> Option<Value> {
         Endpoint::Responses => responses(name),
         Endpoint::Embeddings => embeddings(name),
         Endpoint::Decisions => decisions(name),
+        Endpoint::Batches => return batches(name),
     };
     own.or_else(|| sampling(name))
         .or_else(|| constraint(name))
@@ -56,6 +58,7 @@ pub(super) const fn required(endpoint: Endpoint) -> &'static [&'static str] {
         Endpoint::Messages => &["model", "messages", "max_tokens"],
         Endpoint::Responses | Endpoint::Embeddings => &["model", "input"],
         Endpoint::Decisions => &["model", "labels"],
+        Endpoint::Batches => &["input_file_id", "endpoint", "completion_window"],
     }
 }
 
@@ -92,6 +95,25 @@ fn tokenize(name: &str) -> Option<Value> {
         "add_special_tokens" | "return_token_strs" => Some(json!({"type": "boolean"})),
         _ => chat(name),
     }
+}
+
+fn batches(name: &str) -> Option<Value> {
+    Some(match name {
+        "input_file_id" => json!({"type": "string", "minLength": 1, "maxLength": LIMITS.name_bytes}),
+        "endpoint" => json!({"enum": BATCH_ENDPOINTS}),
+        "completion_window" => json!({"const": BATCH_WINDOW}),
+        "metadata" => json!({"type": "object", "maxProperties": LIMITS.metadata_entries,
+            "propertyNames": label(), "additionalProperties": label()}),
+        "output_expires_after" => expiry(),
+        _ => return None,
+    })
+}
+
+/// How long files are kept.
+pub(super) fn expiry() -> Value {
+    let (least, most) = EXPIRY_S;
+    json!({"type": "object", "required": ["anchor", "seconds"], "additionalProperties": false, "properties": {
+        "anchor": {"const": "created_at"}, "seconds": {"type": "integer", "minimum": least, "maximum": most}}})
 }
 
 fn detokenize(name: &str) -> Option<Value> {

@@ -9,6 +9,7 @@ use vlinders_ledger::{KeyDigest, Scope, Scopes};
 use vlinders_openai_api::ApiError;
 use vlinders_types::{KeyId, TenantId};
 
+use super::tokens::is_of_token;
 use super::{Authenticator, KeyAuthenticator, TokenAuthenticator, refusal};
 use crate::Caller;
 
@@ -61,6 +62,21 @@ impl Authenticator for Credentials {
         }
         match &self.keys {
             Some(keys) => keys.caller(credential).await,
+            None => Err(refusal::unknown_key()),
+        }
+    }
+
+    async fn renew(&self, caller: Caller) -> Result<Caller, ApiError> {
+        // Nobody takes back a signed token: what it said then holds.
+        if self.tokens.is_some() && is_of_token(&caller.key) {
+            return Ok(caller);
+        }
+        let fixed = self.fixed.as_ref().map(|fixed| &fixed.caller);
+        if let Some(fixed) = fixed.filter(|fixed| fixed.key == caller.key && fixed.tenant == caller.tenant) {
+            return Ok(fixed.clone());
+        }
+        match &self.keys {
+            Some(keys) => keys.renew(&caller).await,
             None => Err(refusal::unknown_key()),
         }
     }

@@ -129,6 +129,30 @@ impl KeyAuthenticator {
         Ok(Caller::of_key(&stored.key))
     }
 
+    /// Whether the holder of this key would come in now.
+    ///
+    /// # Errors
+    /// 401 when not; 503 when nobody can tell.
+    pub async fn renew(&self, caller: &Caller) -> Result<Caller, ApiError> {
+        let found = timeout(self.config.answer_limit, self.store.key(&caller.key)).await;
+        let key = match found {
+            Ok(Ok(key)) => key,
+            Ok(Err(error)) => {
+                self.failed(&error.to_string());
+                return Err(refusal::unavailable());
+            }
+            Err(_late) => {
+                self.failed("no answer within the limit");
+                return Err(refusal::unavailable());
+            }
+        };
+        let now_ms = self.clock.now_ms();
+        let key = key.filter(|key| key.is_valid_at(now_ms) && key.rules.tenant == caller.tenant);
+        let key = key.ok_or_else(refusal::unknown_key)?;
+        self.remember_use(&key.id, now_ms);
+        Ok(Caller::of_key(&key))
+    }
+
     async fn find(&self, digest: KeyDigest) -> Result<Option<Arc<StoredKey>>, ApiError> {
         if let Cached::Fresh(found) = self.cache().get(&digest) {
             return Ok(found);

@@ -26,6 +26,14 @@ pub trait Authenticator: Send + Sync + 'static {
     /// # Errors
     /// The 401, 403 or 503 to answer with.
     async fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, ApiError>;
+
+    /// Whether somebody who came in before would come in now, and with which rights.
+    ///
+    /// # Errors
+    /// 401 when not, 503 when nobody can tell.
+    async fn renew(&self, caller: Caller) -> Result<Caller, ApiError> {
+        Ok(caller)
+    }
 }
 
 /// Lets everybody in as tenant `default` with key `local`. Credentials are accepted and not looked at.

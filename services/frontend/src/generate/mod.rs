@@ -177,9 +177,7 @@ async fn prepare(
     };
     let mut prepared = app.preparer.prepare(Arc::clone(app), order).await?;
     caller.require_model(&prepared.asked_model)?;
-    if let Some(highest) = caller.max_priority {
-        prepared.priority = prepared.priority.min(highest);
-    }
+    prepared.priority = caller.priority(context.class, prepared.priority);
     tokenize.set("gen_ai.usage.input_tokens", prepared.prompt_tokens() as u64);
     tokenize.end();
     app.forms.check(&prepared).await?;
@@ -202,6 +200,7 @@ async fn answer(
         caller,
         trace: context.span,
         class: context.class,
+        first_attempt: context.first_attempt,
     };
     let (is_streamed, choices) = (prepared.is_streamed, prepared.choices);
     let (claim, writer) = submit::submit(app, submission, prepared).await?;

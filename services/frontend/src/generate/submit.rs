@@ -32,6 +32,7 @@ pub(crate) struct Submission {
     pub(crate) caller: Caller,
     pub(crate) trace: RequestSpan,
     pub(crate) class: BillingClass,
+    pub(crate) first_attempt: u32,
 }
 
 /// Opens a stream and enqueues the request. From here on, dropping the claim cancels it.
@@ -164,7 +165,7 @@ pub(crate) fn pattern(app: &App, submission: &Submission, model: &ModelName) -> 
     let parent = submission.trace.parent();
     Request {
         request_id: submission.request_id,
-        attempt: 0,
+        attempt: submission.first_attempt,
         tenant: submission.caller.tenant.clone(),
         key: submission.caller.key.clone(),
         model: model.clone(),

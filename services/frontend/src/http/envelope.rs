@@ -48,6 +48,16 @@ pub(crate) struct RequestContext {
     pub(crate) span: RequestSpan,
     /// At which price it is answered.
     pub(crate) class: BillingClass,
+    /// The number of its first attempt: a larger one makes workers give up smaller ones.
+    pub(crate) first_attempt: u32,
+}
+
+/// Beside a request that comes from this process: what an outside one cannot say of itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct InnerCall {
+    pub(crate) request_id: RequestId,
+    pub(crate) class: BillingClass,
+    pub(crate) first_attempt: u32,
 }
 
 /// The layer around all routes.
@@ -57,12 +67,19 @@ pub(crate) async fn wrap(State(app): State<Arc<App>>, mut request: Request, next
         .get::<MatchedPath>()
         .map_or("other", MatchedPath::as_str)
         .to_owned();
-    let request_id = app.new_request_id();
+    let inner = request.extensions_mut().remove::<InnerCall>();
+    let inner = inner.unwrap_or_else(|| InnerCall {
+        request_id: app.new_request_id(),
+        class: BillingClass::Standard,
+        first_attempt: 0,
+    });
+    let request_id = inner.request_id;
     let context = RequestContext {
         request_id,
         record: Arc::default(),
         span: RequestSpan::open(&app.tracer, &request, &route, request_id),
-        class: BillingClass::Standard,
+        class: inner.class,
+        first_attempt: inner.first_attempt,
     };
     let shown_id = client_id(request.headers()).unwrap_or_else(|| {
         HeaderValue::from_str(&context.request_id.to_string()).expect("base 32 is a header value")

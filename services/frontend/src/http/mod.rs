@@ -11,8 +11,8 @@ mod router;
 
 pub(crate) use access::refused;
 pub(crate) use body::{HeldBody, read_json};
-pub(crate) use envelope::RequestContext;
+pub(crate) use envelope::{InnerCall, RequestContext};
 pub(crate) use health::obstacle;
 pub(crate) use reply::{Refusal, error_response, json_response, rate_headers};
 pub(crate) use request_record::RequestRecord;
-pub(crate) use router::{router, routes};
+pub(crate) use router::{inner_router, router, routes};

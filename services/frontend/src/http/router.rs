@@ -7,10 +7,11 @@ use axum::http::{Method, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::response::Response;
 use axum::routing::{MethodRouter, delete as on_delete, get as on_get, post as on_post};
-use vlinders_openai_api::ApiError;
+use vlinders_openai_api::{ApiError, BATCH_ENDPOINTS};
 
 use super::{access, envelope, error_response, health, models};
 use crate::app::App;
+use crate::kept::{batches, files};
 use crate::{dialects, generate, kept, probes, tokens, usage};
 
 /// One path and what answers there.
@@ -46,6 +47,15 @@ pub(crate) fn routes() -> Vec<Route> {
         get("/v1/responses/{id}", on_get(kept::show_response)),
         delete("/v1/responses/{id}", on_delete(kept::delete_response)),
         get("/v1/responses/{id}/input_items", on_get(kept::input_items)),
+        post("/v1/files", on_post(files::create)),
+        get("/v1/files", on_get(files::list)),
+        get("/v1/files/{id}", on_get(files::show)),
+        delete("/v1/files/{id}", on_delete(files::delete)),
+        get("/v1/files/{id}/content", on_get(files::content)),
+        post("/v1/batches", on_post(batches::create)),
+        get("/v1/batches", on_get(batches::list)),
+        get("/v1/batches/{id}", on_get(batches::show)),
+        post("/v1/batches/{id}/cancel", on_post(batches::cancel)),
         post("/v1/embeddings", on_post(probes::embeddings)),
         post("/v1/decisions", on_post(probes::decisions)),
         post("/tokenize", on_post(tokens::tokenize)),
@@ -73,6 +83,18 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         .layer(from_fn_with_state(Arc::clone(&app), access::authenticate))
+        .layer(from_fn_with_state(Arc::clone(&app), envelope::wrap))
+        .with_state(app)
+}
+
+/// The routes that lines of batches may go to, for callers inside this process, who are known.
+pub(crate) fn inner_router(app: Arc<App>) -> Router {
+    routes()
+        .into_iter()
+        .filter(|route| route.method == "POST" && BATCH_ENDPOINTS.contains(&route.path))
+        .fold(Router::new(), |router, route| {
+            router.route(route.path, route.answer)
+        })
         .layer(from_fn_with_state(Arc::clone(&app), envelope::wrap))
         .with_state(app)
 }

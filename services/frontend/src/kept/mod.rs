@@ -1,6 +1,8 @@
 //! What is kept for tenants in the ledger's database: responses they may come back to, files, and batches. Everything here
 //! is found by its tenant alone; another's does not exist.
 
+pub(crate) mod batches;
+pub(crate) mod files;
 mod responses;
 mod rules;
 mod sweep;
@@ -31,6 +33,7 @@ pub struct Kept {
 /// Starts what goes on behind the routes.
 pub(crate) fn start(app: &Arc<App>, tasks: &Tasks) {
     let Some(kept) = app.kept.clone() else { return };
+    batches::spawn(app, kept.clone(), tasks);
     let end = tasks.stopping(Stage::Flush);
     tasks.spawn(
         Stage::Flush,
@@ -48,16 +51,39 @@ fn wanted(app: &App, id: PathId, what: What) -> Result<(&Kept, String), ApiError
     Ok((app.kept.as_ref().ok_or_else(|| what.not_found())?, id))
 }
 
+/// Where it is kept.
+fn offered(app: &App, what: What) -> Result<&Kept, ApiError> {
+    app.kept.as_ref().ok_or_else(|| {
+        let text = format!(
+            "this server keeps no {}: it has no database for them",
+            what.name()
+        );
+        ApiError::new(404, "not_offered", text)
+    })
+}
+
 /// What is kept.
 #[derive(Clone, Copy)]
 enum What {
     Response,
+    File,
+    Batch,
 }
 
 impl What {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Response => "responses",
+            Self::File => "files",
+            Self::Batch => "batches",
+        }
+    }
+
     fn not_found(self) -> ApiError {
         match self {
             Self::Response => ApiError::new(404, "response_not_found", "there is no such response"),
+            Self::File => ApiError::new(404, "file_not_found", "there is no such file"),
+            Self::Batch => ApiError::new(404, "batch_not_found", "there is no such batch"),
         }
     }
 }

@@ -8,6 +8,7 @@ use vlinders_ledger::LedgerError;
 use vlinders_service_kit::Clock;
 
 use super::Kept;
+use super::rules::milliseconds;
 
 /// Forgets what is old now and then, until `stopping`. Many may do so side by side.
 pub(super) async fn sweep(kept: Kept, clock: Arc<dyn Clock>, stopping: CancellationToken) {
@@ -26,5 +27,10 @@ pub(super) async fn sweep(kept: Kept, clock: Arc<dyn Clock>, stopping: Cancellat
 }
 
 async fn forget_old(kept: &Kept, now_ms: u64) -> Result<(), LedgerError> {
-    kept.store.forget_old_responses(now_ms).await
+    kept.store.forget_old_responses(now_ms).await?;
+    kept.store.forget_old_files(now_ms).await?;
+    let retention_ms = milliseconds(kept.rules.retention);
+    kept.store
+        .forget_old_batches(now_ms.saturating_sub(retention_ms))
+        .await
 }

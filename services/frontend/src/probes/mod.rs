@@ -110,6 +110,7 @@ pub(crate) async fn answer(
         caller,
         trace: context.span,
         class: context.class,
+        first_attempt: context.first_attempt,
     };
     let record = &context.record;
     Ok(match asked {
@@ -223,9 +224,8 @@ fn pattern_of(
     model: &ServedModel,
     options: &Options,
 ) -> vlinders_types::Request {
-    let highest = submission.caller.max_priority.unwrap_or(i32::MAX);
     vlinders_types::Request {
-        priority: options.priority.min(highest),
+        priority: submission.caller.priority(submission.class, options.priority),
         cache_salt: options.cache_salt.clone(),
         ..pattern(app, submission, &model.name)
     }

@@ -117,6 +117,11 @@ impl Assembly {
         }
     }
 
+    /// The same, whose first attempt has this number.
+    pub(crate) fn beginning_with(self, attempt: u32) -> Self {
+        Self { attempt, ..self }
+    }
+
     /// Adds a chunk.
     pub(crate) fn push(&mut self, mut chunk: Chunk) -> (Pushed, Option<Tempo>) {
         if let Some(part) = chunk.prompt_scores.take() {

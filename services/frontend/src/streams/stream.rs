@@ -96,7 +96,8 @@ impl Stream {
         news: Arc<Notify>,
     ) -> Self {
         let state = State {
-            assembly: Assembly::new(spec.buffer_bytes, scored(&spec.request)),
+            assembly: Assembly::new(spec.buffer_bytes, scored(&spec.request))
+                .beginning_with(spec.request.attempt),
             course,
             lost: 0,
             handed_back: 0,

@@ -14,7 +14,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use vlinders_frontend::{Authenticator, Caller, Kept, KeptRules, ResponseKeeping};
-use vlinders_ledger::{ResponseStore, SqliteLedger};
+use vlinders_ledger::{ResponseStore, Scope, Scopes, SqliteLedger};
 use vlinders_openai_api::ApiError;
 use vlinders_types::{FinishReason, KeyId, TenantId};
 
@@ -30,7 +30,10 @@ impl Authenticator for ByHeader {
     async fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, ApiError> {
         let tenant = headers.get("tenant").and_then(|value| value.to_str().ok());
         let tenant = tenant.unwrap_or("one");
-        Ok(Caller::new(TenantId::new(tenant), KeyId::new(tenant)))
+        Ok(Caller {
+            scopes: Scopes::of(&[Scope::Inference, Scope::Metrics]),
+            ..Caller::new(TenantId::new(tenant), KeyId::new(tenant))
+        })
     }
 }
 
@@ -60,7 +63,7 @@ async fn asked(world: &World, body: &Value, text: &str) -> Value {
     answer.json().await.unwrap()
 }
 
-async fn called(world: &World, method: Method, path: &str, tenant: &str) -> reqwest::Response {
+pub(crate) async fn called(world: &World, method: Method, path: &str, tenant: &str) -> reqwest::Response {
     let request = world
         .client
         .request(method, world.url(path))

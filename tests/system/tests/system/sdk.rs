@@ -30,6 +30,11 @@ async fn the_official_python_client_gets_responses() -> Checked {
 }
 
 #[tokio::test]
+async fn the_official_python_client_has_batches_run() -> Checked {
+    served("batches_check.py").await
+}
+
+#[tokio::test]
 async fn whatever_the_description_allows_or_forbids_is_answered_as_it_says() -> Checked {
     served("openapi_check.py").await
 }

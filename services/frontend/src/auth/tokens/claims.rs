@@ -9,6 +9,13 @@ use crate::Caller;
 /// Names that others give.
 const NAME_BYTES: usize = 128;
 const MODELS: usize = 100;
+/// Begins the names of those who come with tokens, and of no keys.
+const KEY_PREFIX: &str = "jwt:";
+
+/// Whether whoever has this name came with a token.
+pub(in crate::auth) fn is_of_token(key: &KeyId) -> bool {
+    key.as_str().starts_with(KEY_PREFIX)
+}
 
 /// Claims of ours beside those every token has.
 #[derive(Debug, Deserialize)]
@@ -59,7 +66,12 @@ impl Claims {
             // Limits are counted by this name: two bearers share none, whatever they call themselves.
             ..Caller::new(
                 TenantId::new(&self.tenant),
-                KeyId::new(&format!("jwt:{}:{}:{}", self.tenant.len(), self.tenant, self.sub)),
+                KeyId::new(&format!(
+                    "{KEY_PREFIX}{}:{}:{}",
+                    self.tenant.len(),
+                    self.tenant,
+                    self.sub
+                )),
             )
         })
     }

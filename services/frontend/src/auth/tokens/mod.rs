@@ -15,6 +15,7 @@ use vlinders_openai_api::ApiError;
 use vlinders_service_kit::{Counter, Metrics, Stage, Tasks};
 
 use self::claims::Claims;
+pub(super) use self::claims::is_of_token;
 pub use self::keys::{KeySource, TokenFault};
 use self::keys::{PublicKeys, read_all};
 use super::refusal;
