@@ -11,6 +11,7 @@ use crate::device::Device;
 use crate::driver::CudaDevice;
 use crate::executor::CudaExecutor;
 use crate::memory::{room_for_blocks, share_of};
+use crate::self_check::self_check;
 use crate::shape::NAME;
 use crate::weights::{Uploader, Weights};
 
@@ -50,6 +51,23 @@ impl CudaBackend {
     /// When there is none, or no kernels for it.
     pub fn new(options: CudaOptions) -> Result<Self, KernelError> {
         Ok(Self::on(Arc::new(CudaDevice::open()?), options))
+    }
+
+    /// The same, once the device has shown that it computes what it should.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and when the device's results are wrong.
+    pub fn checked(options: CudaOptions) -> Result<Self, KernelError> {
+        Self::checked_on(Arc::new(CudaDevice::open()?), options)
+    }
+
+    /// The same on any device.
+    ///
+    /// # Errors
+    /// As [`checked`](Self::checked).
+    pub fn checked_on(device: Arc<dyn Device>, options: CudaOptions) -> Result<Self, KernelError> {
+        self_check(&mut Self::on(Arc::clone(&device), options))?;
+        Ok(Self::on(device, options))
     }
 
     /// The same on any device: tests bring one of their own.

@@ -26,6 +26,7 @@ pub mod memory;
 mod operation;
 mod region;
 mod scoring;
+mod self_check;
 mod shape;
 mod step;
 mod weights;

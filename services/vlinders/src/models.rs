@@ -262,7 +262,7 @@ fn gpu(order: &ModelOrder) -> anyhow::Result<(Vec<Box<dyn Backend>>, Abandon)> {
         memory_share: order.gpu_memory_share,
         ..CudaOptions::default()
     };
-    match CudaBackend::new(options) {
+    match CudaBackend::checked(options) {
         Ok(backend) => alone(order, Box::new(backend)),
         Err(error) if order.backend.is_named => {
             Err(error).context("--backend cuda: the GPU cannot be used; `--backend cpu` does without")

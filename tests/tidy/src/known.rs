@@ -45,6 +45,7 @@ pub const SAME_FLOOR: &[(&str, &[&str])] = &[
     ("vlinders-scheduler", &["vlinders-kv-blocks"]),
     ("vlinders-engine", &["vlinders-model"]),
     ("vlinders-kernel-cpu", &["vlinders-kernel-reference"]),
+    ("vlinders-kernel-cuda", &["vlinders-kernel-reference"]),
     ("vlinders-billing", &["vlinders-ledger", "vlinders-service-kit"]),
     (
         "vlinders-worker",

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use vlinders_kernel_api::{Backend, Dtype, Executor, KernelError};
+use vlinders_kernel_cuda::{CudaBackend, CudaOptions};
 use vlinders_kernel_reference::ReferenceBackend;
 use vlinders_kernel_reference::ops::{narrow, relative_l2};
 use vlinders_types::{BlockId, PoolRow, ScoreRow, SequenceId, Span, TokenId};
 
+use crate::device::SimDevice;
 use crate::random_model::{Model, Row, Shape, batch};
 use crate::{on_gpu, simulated};
 
@@ -283,11 +285,8 @@ fn scores_and_sums_are_those_of_the_reference() {
 
 #[test]
 fn what_does_not_fit_is_told_with_what_to_lower() {
-    let device = Arc::new(crate::device::SimDevice::with_limit(4 << 20));
-    let mut backend = vlinders_kernel_cuda::CudaBackend::on(
-        Arc::clone(&device) as _,
-        vlinders_kernel_cuda::CudaOptions::default(),
-    );
+    let device = Arc::new(SimDevice::with_limit(4 << 20));
+    let mut backend = CudaBackend::on(Arc::clone(&device) as _, CudaOptions::default());
     let model = Model::upload(&mut backend, shapes()[0]);
     let mut spec = model.spec(&backend);
     spec.block_count = 100_000;
@@ -297,4 +296,29 @@ fn what_does_not_fit_is_told_with_what_to_lower() {
     assert!(text.contains("the KV pool") && text.contains("lower"), "{text}");
     drop(backend);
     assert_eq!(device.left(), [0; 4]);
+}
+
+#[test]
+fn a_device_is_trusted_when_it_computes_what_it_should_and_only_then() {
+    let options = CudaOptions::default();
+    let device = Arc::new(SimDevice::new());
+    drop(CudaBackend::checked_on(Arc::clone(&device) as _, options).unwrap());
+    assert_eq!(device.left(), [0; 4]);
+    // One after the other: each kernel of a step does nothing.
+    for kernel in [
+        "vl_embed",
+        "vl_rms_norm",
+        "vl_rotary_append",
+        "vl_attention_prefill",
+        "vl_attention_decode",
+        "vl_linear_store",
+        "vl_linear_add",
+        "vl_linear_silu",
+    ] {
+        let broken = Arc::new(SimDevice::without(kernel));
+        let refused = CudaBackend::checked_on(Arc::clone(&broken) as _, options).err();
+        let text = refused.expect(kernel).to_string();
+        assert!(text.contains("self-check"), "{kernel}: {text}");
+        assert_eq!(broken.left(), [0; 4]);
+    }
 }
