@@ -14,6 +14,52 @@ constexpr u32 kPieces = kStageK * 2 / 16;
 /// so that they fall on different banks.
 VL_DEVICE u32 piece_place(u32 row, u32 piece) { return row * kPieces + (piece ^ ((row & 1) << 2)); }
 
+/// The stage that is next to be copied.
+struct Cursor {
+    u32 index;   // number of stages before it
+    u32 start;   // first k of its part
+    u32 inside;  // its own first k, from there
+
+    VL_DEVICE void advance(u32 length) {
+        ++index;
+        inside += kStageK;
+        if (inside >= length) {
+            inside = 0;
+            start += length;
+        }
+    }
+};
+
+/// What one thread copies of a matrix: piece `threadIdx.x % kPieces` of every 32nd row from its first on.
+template <typename T>
+struct Copies {
+    static constexpr u32 kRowsAtOnce = kTileThreads / kPieces;
+
+    const T* from;   // its piece of its first row
+    u64 rows_step;   // elements from one of its rows to the next
+    u32 rows;        // rows of the matrix from its first on
+    u32 place;       // where its first piece lies in a stage
+
+    /// Rows from `first` on of a matrix with `rows` rows of `inputs`.
+    VL_DEVICE static Copies of(const T* matrix, u32 first, u32 rows, u32 inputs) {
+        u32 row = threadIdx.x / kPieces, piece = threadIdx.x % kPieces;
+        return {matrix + static_cast<u64>(first + row) * inputs + piece * 8, static_cast<u64>(kRowsAtOnce) * inputs,
+                first + row < rows ? rows - first - row : 0, piece_place(row, piece)};
+    }
+    template <u32 kCount>
+    VL_DEVICE void begin(Words* into, const Cursor& cursor, u32 length, u32 inputs) const {
+        u32 inside = cursor.inside + threadIdx.x % kPieces * 8;
+        // A stage may reach beyond its part: those k's are the next part's, and zero here.
+        bool valid = inside < length && cursor.start + inside < inputs;
+        const T* at = from + (cursor.start + cursor.inside);
+        VL_UNROLL
+        for (u32 round = 0; round < kCount / kRowsAtOnce; ++round) {
+            copy_async(into + place + round * (kRowsAtOnce * kPieces), at, valid && round * kRowsAtOnce < rows);
+            at += rows_step;
+        }
+    }
+};
+
 template <typename T, u32 kTokens>
 struct Tile {
     static constexpr u32 kTokenTiles = kTokens / 2 / 8;
@@ -24,29 +70,13 @@ struct Tile {
     u32 first_row, first_token;
     u32 length, stages_of_part;
 
-    /// Begins the copies of `count` rows from `first` on of a matrix with `rows` rows.
-    template <u32 kCount>
-    VL_DEVICE void copy_rows(Words* into, const T* from, u32 first, u32 rows, u32 part, u32 stage) const {
-        VL_UNROLL
-        for (u32 round = 0; round < kCount * kPieces / kTileThreads; ++round) {
-            u32 index = round * kTileThreads + threadIdx.x;
-            u32 row = index / kPieces, piece = index % kPieces;
-            u32 inside = stage * kStageK + piece * 8;
-            u32 k = part * length + inside;
-            // A stage may reach beyond its part: those k's are the next part's, and zero here.
-            bool valid = inside < length && k < linear.inputs && first + row < rows;
-            const T* source = valid ? from + static_cast<u64>(first + row) * linear.inputs + k : from;
-            copy_async(into + piece_place(row, piece), source, valid);
-        }
-    }
     VL_DEVICE Words* stage_at(u32 index) const { return stages + index % kStages * (kStageBytes / 16); }
-    VL_DEVICE void copy_weights(u32 index, u32 first_part) const {
-        copy_rows<kTileRows>(stage_at(index), linear.weight, first_row, linear.outputs, first_part + index / stages_of_part,
-                         index % stages_of_part);
+
+    VL_DEVICE void copy_weights(const Copies<T>& weights, const Cursor& cursor) const {
+        weights.template begin<kTileRows>(stage_at(cursor.index), cursor, length, linear.inputs);
     }
-    VL_DEVICE void copy_x(u32 index, u32 first_part) const {
-        copy_rows<kTokens>(stage_at(index) + kTileRows * kPieces, linear.x, first_token, linear.tokens,
-                           first_part + index / stages_of_part, index % stages_of_part);
+    VL_DEVICE void copy_x(const Copies<T>& x, const Cursor& cursor) const {
+        x.template begin<kTokens>(stage_at(cursor.index) + kTileRows * kPieces, cursor, length, linear.inputs);
     }
 
     VL_DEVICE void multiply(float (&sums)[kTileRowTiles][kTokenTiles][4], u32 index) const {
@@ -99,15 +129,22 @@ VL_DEVICE void linear_tiled(const Linear<T>& linear, float* workspace, u32* coun
     u32 parts = kParts / splits;
     u32 first_part = blockIdx.z * parts;
     u32 count = parts * tile.stages_of_part;
+    Copies<T> weights = Copies<T>::of(linear.weight, tile.first_row, linear.outputs, linear.inputs);
+    Copies<T> x = Copies<T>::of(linear.x, tile.first_token, linear.tokens, linear.inputs);
+    const Cursor first{0, first_part * length, 0};
+    Cursor coming = first;
     VL_UNROLL
     for (u32 index = 0; index < kStages - 1; ++index) {
-        if (index < count) tile.copy_weights(index, first_part);
+        if (index < count) tile.copy_weights(weights, coming);
+        coming.advance(length);
     }
     grid_wait_behind_loads(linear.tokens);
     grid_release();
+    coming = first;
     VL_UNROLL
     for (u32 index = 0; index < kStages - 1; ++index) {
-        if (index < count) tile.copy_x(index, first_part);
+        if (index < count) tile.copy_x(x, coming);
+        coming.advance(length);
         copy_commit();
     }
     u32 number = blockIdx.y * gridDim.x + blockIdx.x;
@@ -120,10 +157,10 @@ VL_DEVICE void linear_tiled(const Linear<T>& linear, float* workspace, u32* coun
             copy_wait<kStages - 2>();
             // This stage has come for all, and all have read the stage that is now overwritten.
             __syncthreads();
-            u32 coming = index + kStages - 1;
-            if (coming < count) {
-                tile.copy_weights(coming, first_part);
-                tile.copy_x(coming, first_part);
+            if (coming.index < count) {
+                tile.copy_weights(weights, coming);
+                tile.copy_x(x, coming);
+                coming.advance(length);
             }
             copy_commit();
             tile.multiply(sums, index);
