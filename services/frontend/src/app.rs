@@ -12,9 +12,10 @@ use crate::generate::{Forms, Preparer};
 use crate::kept::Kept;
 use crate::limiter::Settling;
 use crate::metrics::FrontendMetrics;
+use crate::standing::Standing;
 use crate::streams::Streams;
 use crate::workers::Workers;
-use crate::{Authenticator, Books, Entropy, FrontendConfig, IsUp, Limiter, ServedModels};
+use crate::{Authenticator, Books, Entropy, FrontendConfig, IsUp, Limiter, ServedModels, Tenants};
 
 /// The parts of a running frontend.
 pub(crate) struct App {
@@ -26,6 +27,8 @@ pub(crate) struct App {
     pub(crate) limiter: Arc<dyn Limiter>,
     pub(crate) settling: Settling,
     pub(crate) books: Books,
+    pub(crate) tenants: Tenants,
+    pub(crate) standing: Arc<Standing>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) metrics: Arc<FrontendMetrics>,

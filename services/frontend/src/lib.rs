@@ -23,6 +23,7 @@ mod models;
 mod probes;
 mod server;
 mod spans;
+mod standing;
 mod streams;
 mod tap;
 mod tokens;
@@ -44,6 +45,7 @@ use crate::generate::{Forms, Preparer};
 use crate::limiter::Settling;
 use crate::lives::Lives;
 use crate::metrics::FrontendMetrics;
+use crate::standing::Standing;
 use crate::streams::{BatchOrder, Canceller, Failover, FailoverRules, Streams, WayBack};
 use crate::tap::Tap;
 use crate::workers::Workers;
@@ -63,6 +65,7 @@ pub use limiter::{
     RedisAddress, RedisFault, RedisLimiter, RedisLimits, Used, Window,
 };
 pub use models::{ModelFormats, NameTaken, ServedModel, ServedModels};
+pub use standing::Tenants;
 pub use tap::TapForm;
 pub use waiting_room::wait_on;
 
@@ -85,6 +88,8 @@ pub struct FrontendParts {
     pub limiter: Arc<dyn Limiter>,
     /// What was used, and what it costs.
     pub books: Books,
+    /// Who pays, and who may go on.
+    pub tenants: Tenants,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
     /// Ids and seeds.
@@ -228,6 +233,8 @@ pub async fn start(parts: FrontendParts, listener: TcpListener) -> Result<Fronte
         settling: Settling::start(Arc::clone(&parts.limiter), &parts.tasks, metrics.all()),
         limiter: parts.limiter,
         books: parts.books,
+        standing: Standing::watch(&parts.tenants, &parts.tasks).await,
+        tenants: parts.tenants,
         started_s: parts.clock.now_ms() / 1000,
         clock: parts.clock,
         entropy: parts.entropy,

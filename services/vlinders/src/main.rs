@@ -17,6 +17,7 @@ mod serving;
 mod settings;
 mod spool;
 mod streams;
+mod tenants;
 mod up;
 mod watches;
 mod workers;
@@ -59,6 +60,8 @@ enum Command {
     Healthcheck(healthcheck::HealthcheckArgs),
     /// Make, show, change and end API keys.
     Keys(Box<keys::KeysArgs>),
+    /// Show and change who pays for tenants, and whether they may go on.
+    Tenants(Box<tenants::TenantsArgs>),
     /// Measure.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -87,6 +90,7 @@ fn run(command: Command, checks: Checks) -> anyhow::Result<()> {
         Command::Ledger(args) => ledger::run(&args, checks),
         Command::Healthcheck(args) => healthcheck::run(&args, checks),
         Command::Keys(args) => keys::run(*args, checks),
+        Command::Tenants(args) => tenants::run(&args, checks),
         Command::Bench(bench) => bench::run(&bench),
     }
 }

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
+use vlinders_billing::MeterParts;
 use vlinders_bus::{Bus, InProcessBus, InProcessLimits, Spool, SpoolSync, SpoolUntil};
 use vlinders_engine::{Engine, EngineFacts};
 use vlinders_frontend::{
     AdminParts, Authenticator, Books, FrontendConfig, FrontendHandle, FrontendParts, InProcessLimiter, Kept,
-    PastUse, ServedModel, ServedModels, SystemEntropy,
+    PastUse, ServedModel, ServedModels, SystemEntropy, Tenants,
 };
 use vlinders_kernel_api::Urgency;
 use vlinders_kv_transfer::{KvTransport, MemTransport};
@@ -23,7 +24,7 @@ use crate::credentials::Doorkeeping;
 use crate::greeting::greet_clients;
 use crate::operators::Opening;
 use crate::serving::{Model, formats_of};
-use crate::settings::{REQUESTS_OF_A_KEY, UpRole, UpSettings, data_dir};
+use crate::settings::{REQUESTS_OF_A_KEY, StripeSettings, UpRole, UpSettings, data_dir};
 use crate::spool::{SpoolParts, SpoolSettings, open_spool};
 use crate::streams;
 use crate::watches::watch_queue;
@@ -204,6 +205,16 @@ impl Up {
             .with_context(|| format!("--data-dir: cannot open {}", path.display()))?;
         let ledger = Arc::new(ledger);
         self.ledger = Some(Arc::clone(&ledger));
+        if let Some(StripeSettings(config)) = &settings.stripe {
+            let parts = MeterParts {
+                ledger: Arc::clone(&ledger) as _,
+                prices: settings.prices.clone().map(Arc::new),
+                tasks: self.tasks.clone(),
+                metrics: self.metrics.clone(),
+                clock: Arc::clone(&self.clock),
+            };
+            vlinders_billing::start(config.clone(), parts);
+        }
         let parts = UsageParts {
             bus: Arc::clone(&self.bus),
             ledger,
@@ -365,6 +376,10 @@ impl Up {
                 rules: settings.kept.clone(),
             }),
             admin: self.operators_port(settings).await?,
+            tenants: Tenants {
+                store: self.ledger.clone().map(|ledger| ledger as _),
+                webhook_secret: settings.webhook_secret.as_deref().map(Into::into),
+            },
             config,
         };
         Ok(vlinders_frontend::start(parts, listener).await?)

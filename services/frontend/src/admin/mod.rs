@@ -6,6 +6,7 @@ mod keys;
 mod openapi;
 mod rules;
 mod state;
+mod tenants;
 
 use std::sync::Arc;
 
@@ -63,6 +64,8 @@ fn table() -> Vec<Route> {
         route("DELETE", "/v1/keys/{id}", delete(keys::revoke)),
         route("POST", "/v1/keys/{id}/rotate", post(keys::rotate)),
         route("GET", "/v1/keys/{id}/limits", get(keys::limits)),
+        route("GET", "/v1/tenants", get(tenants::list)),
+        route("PATCH", "/v1/tenants/{id}", patch(tenants::change)),
     ]
 }
 

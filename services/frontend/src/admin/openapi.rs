@@ -61,6 +61,19 @@ fn operation(method: &str, path: &str) -> Value {
             reference("Key"),
         ),
         ("GET", "/v1/keys/{id}") => ("One key.", None, reference("Key")),
+        ("GET", "/v1/tenants") => (
+            "Tenants with a customer, and those that were suspended.",
+            None,
+            list(&json!({"type": "object"})),
+        ),
+        ("PATCH", "/v1/tenants/{id}") => (
+            "Says who pays for a tenant, or lets it do nothing.",
+            Some(
+                json!({"type": "object", "additionalProperties": false, "properties": {
+                "stripe_customer": {"type": ["string", "null"], "maxLength": 128}, "is_halted": {"type": "boolean"}}}),
+            ),
+            json!({"type": "object"}),
+        ),
         ("PATCH", _) => (
             "Gives a key other rules; those not named stay, null takes away.",
             Some(reference("Rules")),

@@ -32,6 +32,9 @@ pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Reque
         Ok(caller) => caller,
         Err(error) => return refused(&error),
     };
+    if let Err(error) = app.standing.require(&caller.tenant) {
+        return refused(&error);
+    }
     if let Access::KeyFor(scope) = access
         && !caller.may(scope)
     {
@@ -46,6 +49,8 @@ pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Reque
 fn access_to(route: Option<&str>, open_metrics: bool) -> Access {
     match route {
         Some("/health" | "/live" | "/ready") => Access::Everybody,
+        // Its signature is its credential.
+        Some("/webhooks/stripe") => Access::Everybody,
         Some("/metrics" | "/version") if open_metrics => Access::Everybody,
         Some("/metrics") => Access::KeyFor(Scope::Metrics),
         None | Some("/version" | "/openapi.json" | "/v1/models" | "/v1/models/{*id}" | "/v1/usage") => {

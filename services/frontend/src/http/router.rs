@@ -12,7 +12,7 @@ use vlinders_openai_api::{ApiError, BATCH_ENDPOINTS};
 use super::{access, envelope, error_response, health, models};
 use crate::app::App;
 use crate::kept::{batches, files};
-use crate::{dialects, generate, kept, probes, tokens, usage};
+use crate::{dialects, generate, kept, probes, standing, tokens, usage};
 
 /// One path and what answers there.
 pub(crate) struct Route {
@@ -64,6 +64,7 @@ pub(crate) fn routes() -> Vec<Route> {
         // A wildcard: names of models contain slashes.
         get("/v1/models/{*id}", on_get(models::one)),
         get("/v1/usage", on_get(usage::usage)),
+        post("/webhooks/stripe", on_post(standing::webhook)),
         get("/health", on_get(health::health)),
         get("/live", on_get(health::live)),
         get("/ready", on_get(health::ready)),

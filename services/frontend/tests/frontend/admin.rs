@@ -3,21 +3,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hmac::{Hmac, KeyInit, Mac};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use sha2::Sha256;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
-use vlinders_frontend::{AdminParts, Books, Credentials, FrontendHandle, KeyAuthenticator, KeyCacheConfig};
+use vlinders_frontend::{
+    AdminParts, Books, Credentials, FrontendHandle, KeyAuthenticator, KeyCacheConfig, Tenants,
+};
 use vlinders_ledger::conformance::event;
 use vlinders_ledger::{
     ApiKey, KeyDigest, KeyRules, KeySecret, KeyStore, Ledger, NewKey, Scope, Scopes, SqliteLedger,
-    UsageReports, new_key_id,
+    TenantStore, UsageReports, new_key_id,
 };
 use vlinders_service_kit::{Clock, Metrics};
 use vlinders_types::{KeyId, TenantId, UsageEvent};
 
 use crate::support::{Setting, StoppedClock, World, check_error, within};
 
+const WEBHOOK_SECRET: &str = "whsec_of_this_test";
 const TOKEN: &str = "a token of the operators of this test";
 
 struct Operators {
@@ -55,6 +60,10 @@ impl Operators {
             books: Books {
                 reports: Some(Arc::clone(&ledger) as Arc<dyn UsageReports>),
                 prices: None,
+            },
+            tenants: Tenants {
+                store: Some(Arc::clone(&ledger) as Arc<dyn TenantStore>),
+                webhook_secret: Some(WEBHOOK_SECRET.into()),
             },
             admin: Some(AdminParts {
                 listener,
@@ -301,4 +310,104 @@ async fn operators_see_limits_and_what_is_used_of_them_models_and_health() {
     assert_eq!(operators.told("GET", "/health", None).await["status"], "ready");
     let document = operators.told("GET", "/openapi.json", None).await;
     assert!(document["paths"]["/v1/keys/{id}/rotate"]["post"].is_object());
+}
+
+/// An event as Stripe signs it.
+async fn notify(operators: &Operators, event: &Value, secret: &str, written_s: u64) -> reqwest::Response {
+    let body = event.to_string();
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("any key will do");
+    mac.update(format!("{written_s}.{body}").as_bytes());
+    let digits: String = mac
+        .finalize()
+        .into_bytes()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let request = operators
+        .world
+        .client
+        .post(operators.world.url("/webhooks/stripe"));
+    let request = request
+        .header("stripe-signature", format!("t={written_s},v1={digits}"))
+        .header("content-type", "application/json; charset=utf-8")
+        .body(body);
+    within(request.send()).await.expect("an answer")
+}
+
+/// What Stripe says of the subscription of `cus_1`.
+fn subscription(id: &str, created: u64, status: &str) -> Value {
+    let object = json!({"id": "sub_1", "customer": "cus_1", "status": status});
+    json!({"id": id, "type": "customer.subscription.updated", "created": created, "data": {"object": object}})
+}
+
+fn now_s() -> u64 {
+    StoppedClock.now_ms() / 1000
+}
+
+#[tokio::test]
+async fn only_what_is_signed_just_now_is_listened_to() {
+    let operators = Operators::start().await;
+    let key = operators.key_for(&[Scope::Inference]).await;
+    let customer = json!({"stripe_customer": "cus_1"});
+    let mapped = operators.told("PATCH", "/v1/tenants/t", Some(&customer)).await;
+    assert_eq!(
+        (&mapped["stripe_customer"], &mapped["is_suspended"]),
+        (&json!("cus_1"), &json!(false))
+    );
+    let response = operators
+        .ask("PATCH", "/v1/tenants/other", Some(TOKEN), Some(&customer))
+        .await;
+    check_error(response, 400, "invalid_value").await;
+    let ended = subscription("evt_1", 10, "canceled");
+    for (secret, written_s) in [
+        ("whsec_other", now_s()),
+        (WEBHOOK_SECRET, now_s() - 301),
+        (WEBHOOK_SECRET, now_s() + 301),
+    ] {
+        let response = notify(&operators, &ended, secret, written_s).await;
+        check_error(response, 401, "invalid_signature").await;
+    }
+    let unsigned = operators.world.post("/webhooks/stripe", &ended).send();
+    check_error(
+        within(unsigned).await.expect("an answer"),
+        401,
+        "invalid_signature",
+    )
+    .await;
+    let nothing = notify(&operators, &json!({}), WEBHOOK_SECRET, now_s()).await;
+    check_error(nothing, 400, "invalid_event").await;
+    assert_eq!(operators.status_of_client(&key).await, 200);
+}
+
+#[tokio::test]
+async fn a_tenant_whose_subscription_ends_is_suspended_until_it_is_active_again() {
+    let operators = Operators::start().await;
+    let key = operators.key_for(&[Scope::Inference]).await;
+    let rules = json!({"name": "o", "tenant": "other"});
+    let other = operators.told("POST", "/v1/keys", Some(&rules)).await;
+    let customer = json!({"stripe_customer": "cus_1"});
+    operators.told("PATCH", "/v1/tenants/t", Some(&customer)).await;
+    let told = async |event: &Value| {
+        let response = notify(&operators, event, WEBHOOK_SECRET, now_s()).await;
+        assert_eq!(response.status(), 200);
+    };
+    let ended = subscription("evt_1", 10, "canceled");
+    told(&ended).await;
+    let request = operators.world.client.get(operators.world.url("/v1/models"));
+    let response = within(request.bearer_auth(&key).send()).await.expect("an answer");
+    check_error(response, 403, "tenant_suspended").await;
+    let other = other["secret"].as_str().expect("a secret");
+    assert_eq!(operators.status_of_client(other).await, 200);
+    told(&subscription("evt_2", 10, "active")).await;
+    assert_eq!(operators.status_of_client(&key).await, 200);
+    // The same event again changes nothing, nor does one that decides nothing.
+    for event in [ended, subscription("evt_3", 20, "past_due")] {
+        told(&event).await;
+        assert_eq!(operators.status_of_client(&key).await, 200);
+    }
+    for (is_halted, status) in [(true, 403), (false, 200)] {
+        let change = json!({"is_halted": is_halted});
+        operators.told("PATCH", "/v1/tenants/t", Some(&change)).await;
+        assert_eq!(operators.status_of_client(&key).await, status);
+    }
 }

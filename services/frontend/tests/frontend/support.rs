@@ -14,7 +14,7 @@ use vlinders_bus::{
 };
 use vlinders_frontend::{
     AdminParts, Anonymous, Authenticator, Books, Entropy, FrontendConfig, FrontendHandle, FrontendParts,
-    InProcessLimiter, Kept, Limiter, ServedModels, start,
+    InProcessLimiter, Kept, Limiter, ServedModels, Tenants, start,
 };
 use vlinders_service_kit::{Clock, Metrics, Stage, Tasks, Traces};
 use vlinders_types::{
@@ -54,6 +54,7 @@ pub(crate) struct Setting {
     pub(crate) limiter: Arc<dyn Limiter>,
     pub(crate) authenticator: Arc<dyn Authenticator>,
     pub(crate) books: Books,
+    pub(crate) tenants: Tenants,
     pub(crate) kept: Option<Kept>,
     pub(crate) admin: Option<AdminParts>,
 }
@@ -69,6 +70,7 @@ impl Default for Setting {
             limiter: Arc::new(InProcessLimiter::unlimited(Arc::new(StoppedClock))),
             authenticator: Arc::new(Anonymous),
             books: Books::default(),
+            tenants: Tenants::default(),
             kept: None,
             admin: None,
         }
@@ -127,6 +129,7 @@ impl World {
             authenticator: setting.authenticator,
             limiter: setting.limiter,
             books: setting.books,
+            tenants: setting.tenants,
             clock,
             entropy: Arc::new(Counting::default()),
             tasks: tasks.clone(),

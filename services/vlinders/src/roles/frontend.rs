@@ -7,9 +7,9 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use vlinders_frontend::{
     AdminParts, Books, FrontendConfig, FrontendParts, InProcessLimiter, Kept, Limiter, PastUse, RedisLimiter,
-    ServedModels, SystemEntropy,
+    ServedModels, SystemEntropy, Tenants,
 };
-use vlinders_ledger::{PostgresLedger, PostgresOptions};
+use vlinders_ledger::{PostgresLedger, PostgresOptions, PriceTable};
 
 use super::database::open_database;
 use super::process::{Process, Starting};
@@ -49,10 +49,7 @@ async fn serve(settings: FrontendSettings) -> anyhow::Result<()> {
     streams::ensure_requests(&*process.bus, settings.queue).await?;
     streams::make_missing(&*process.bus, settings.queue).await?;
     let ledger = ledger(settings.database, limit).await?;
-    let books = Books {
-        reports: ledger.clone().map(|ledger| ledger as _),
-        prices: settings.prices.map(Arc::new),
-    };
+    let (books, tenants) = accounts(ledger.clone(), settings.prices, settings.webhook_secret);
     let admin = operators_port(
         &settings.access,
         settings.admin.as_ref(),
@@ -88,6 +85,7 @@ async fn serve(settings: FrontendSettings) -> anyhow::Result<()> {
         }),
         traces: settings.log.start_traces(&process.tasks, &process.metrics)?,
         admin,
+        tenants,
         config: FrontendConfig {
             request_deadline: settings.queue.request_deadline,
             drain: settings.drain,
@@ -100,6 +98,23 @@ async fn serve(settings: FrontendSettings) -> anyhow::Result<()> {
     let handle = vlinders_frontend::start(parts, listener).await?;
     greet_clients(settings.log.format(), handle.address(), &names)?;
     process.serve(settings.drain + PARTING).await
+}
+
+/// What is known of usage and of those who pay for it.
+fn accounts(
+    ledger: Option<Arc<PostgresLedger>>,
+    prices: Option<PriceTable>,
+    webhook_secret: Option<String>,
+) -> (Books, Tenants) {
+    let books = Books {
+        reports: ledger.clone().map(|ledger| ledger as _),
+        prices: prices.map(Arc::new),
+    };
+    let tenants = Tenants {
+        store: ledger.map(|ledger| ledger as _),
+        webhook_secret: webhook_secret.map(Into::into),
+    };
+    (books, tenants)
 }
 
 /// Waits for the database, if there is one, as long as for the other servers.

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use vlinders_billing::MeterParts;
 use vlinders_usage::{UsageConfig, UsageParts};
 
 use super::database::open_database;
 use super::process::Starting;
 use crate::greeting::greet_operators;
-use crate::settings::UsageRoleSettings;
+use crate::settings::{StripeSettings, UsageRoleSettings};
 use crate::streams;
 
 /// Runs until a signal.
@@ -29,9 +30,20 @@ async fn serve(settings: UsageRoleSettings) -> anyhow::Result<()> {
         open_database(settings.database, limit)
     )?;
     streams::ensure_usage(&*process.bus).await?;
+    let ledger = Arc::new(ledger);
+    if let Some(StripeSettings(config)) = settings.stripe {
+        let parts = MeterParts {
+            ledger: Arc::clone(&ledger) as _,
+            prices: settings.prices.map(Arc::new),
+            tasks: process.tasks.clone(),
+            metrics: process.metrics.clone(),
+            clock: Arc::clone(&process.clock),
+        };
+        vlinders_billing::start(config, parts);
+    }
     let parts = UsageParts {
         bus: Arc::clone(&process.bus) as _,
-        ledger: Arc::new(ledger),
+        ledger,
         tasks: process.tasks.clone(),
         metrics: process.metrics.clone(),
         clock: Arc::clone(&process.clock),

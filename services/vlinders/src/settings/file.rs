@@ -35,6 +35,12 @@ const KEYS: &[(&str, &str)] = &[
     ("health.listen", "health_listen"),
     ("models.file", "models_file"),
     ("prices.file", "prices"),
+    ("stripe.key_file", "stripe_key_file"),
+    ("stripe.meter", "stripe_meter"),
+    ("stripe.value", "stripe_value"),
+    ("stripe.every_s", "stripe_every_s"),
+    ("stripe.url", "stripe_url"),
+    ("stripe.webhook_secret_file", "stripe_webhook_secret_file"),
     ("nats.url", "nats_url"),
     ("nats.user", "nats_user"),
     ("nats.password_file", "nats_password_file"),
@@ -183,6 +189,8 @@ pub(crate) fn origins(
         "jwt_secret_key",
         "api_secret_key",
         "admin_token",
+        "stripe_key",
+        "stripe_webhook_secret",
     ] {
         names.insert(secret.to_owned(), secret.to_ascii_uppercase());
     }

@@ -13,6 +13,7 @@ mod prices;
 mod process;
 mod roles;
 mod stores;
+mod stripe;
 mod tokens;
 mod transports;
 mod up;
@@ -31,6 +32,7 @@ pub(crate) use roles::{
     WorkerArgs, WorkerSettings,
 };
 pub(crate) use stores::{DatabaseArgs, SpoolArgs, data_dir};
+pub(crate) use stripe::{StripeArgs, StripeSettings, WebhookArgs};
 pub(crate) use tokens::{TokenArgs, TokenSettings};
 #[cfg(feature = "nixl")]
 pub(crate) use transports::NixlUse;

@@ -16,7 +16,7 @@ use super::transports::KvTransports;
 use super::{
     AccessArgs, AccessSettings, AdminArgs, AdminSettings, DatabaseArgs, EngineArgs, EngineSettings, KeptArgs,
     LogSettings, ModelArgs, ModelChoice, NatsArgs, PriceArgs, ProcessArgs, QueueArgs, QueueSettings,
-    SpoolArgs, Surroundings, TokenArgs, TokenSettings,
+    SpoolArgs, StripeArgs, StripeSettings, Surroundings, TokenArgs, TokenSettings, WebhookArgs,
 };
 use crate::spool::SpoolSettings;
 
@@ -52,6 +52,8 @@ pub(crate) struct FrontendArgs {
     prices: PriceArgs,
     #[command(flatten)]
     admin: AdminArgs,
+    #[command(flatten)]
+    webhook: WebhookArgs,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
@@ -148,6 +150,7 @@ pub(crate) struct FrontendSettings {
     pub(crate) database: Option<PostgresOptions>,
     pub(crate) prices: Option<PriceTable>,
     pub(crate) admin: Option<AdminSettings>,
+    pub(crate) webhook_secret: Option<String>,
     pub(crate) models: Vec<ModelChoice>,
     pub(crate) nats: NatsOptions,
     pub(crate) queue: QueueSettings,
@@ -185,6 +188,7 @@ impl FrontendArgs {
             database: self.database.read(checks_of),
             prices: self.prices.read(checks_of),
             admin: self.admin.read(self.database.is_given(), checks_of),
+            webhook_secret: self.webhook.read(self.database.is_given(), checks_of),
             models: self.model.read_all(checks_of),
             nats: self.nats.read("vlinders-frontend".to_owned(), checks_of),
             queue: self.queue.read(checks_of),
@@ -398,6 +402,10 @@ pub(crate) struct UsageRoleArgs {
     nats: NatsArgs,
     #[command(flatten)]
     database: DatabaseArgs,
+    #[command(flatten)]
+    prices: PriceArgs,
+    #[command(flatten)]
+    stripe: StripeArgs,
     /// Where /health, /live, /ready and /metrics are served
     #[arg(
         long,
@@ -414,6 +422,8 @@ pub(crate) struct UsageRoleArgs {
 pub(crate) struct UsageRoleSettings {
     pub(crate) nats: NatsOptions,
     pub(crate) database: PostgresOptions,
+    pub(crate) prices: Option<PriceTable>,
+    pub(crate) stripe: Option<StripeSettings>,
     pub(crate) health_listen: SocketAddr,
     pub(crate) log: LogSettings,
 }
@@ -431,6 +441,8 @@ impl UsageRoleArgs {
         let nats = self.nats.read("vlinders-usage".to_owned(), &mut checks);
         let health_listen = checks.value("health_listen", &self.health_listen);
         let log = self.process.read(&mut checks);
+        let prices = self.prices.read(&mut checks);
+        let stripe = self.stripe.read(prices.is_some(), &mut checks);
         checks.finish()?;
         // What is missing here was a fault above.
         let (Some(database), Some(health_listen)) = (database, health_listen) else {
@@ -439,6 +451,8 @@ impl UsageRoleArgs {
         Ok(UsageRoleSettings {
             nats,
             database,
+            prices,
+            stripe,
             health_listen,
             log,
         })

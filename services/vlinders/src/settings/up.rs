@@ -10,8 +10,8 @@ use vlinders_service_kit::{Checks, Given, SettingValue};
 
 use super::{
     AccessArgs, AccessSettings, AdminArgs, AdminSettings, EngineArgs, EngineSettings, KeptArgs, LogSettings,
-    ModelArgs, ModelChoice, PriceArgs, ProcessArgs, QueueArgs, QueueSettings, Surroundings, TokenArgs,
-    TokenSettings,
+    ModelArgs, ModelChoice, PriceArgs, ProcessArgs, QueueArgs, QueueSettings, StripeArgs, StripeSettings,
+    Surroundings, TokenArgs, TokenSettings, WebhookArgs,
 };
 
 /// Flags of `vlinders up`.
@@ -48,6 +48,10 @@ pub(crate) struct UpArgs {
     #[command(flatten)]
     admin: AdminArgs,
     #[command(flatten)]
+    stripe: StripeArgs,
+    #[command(flatten)]
+    webhook: WebhookArgs,
+    #[command(flatten)]
     process: ProcessArgs,
 }
 
@@ -80,6 +84,8 @@ pub(crate) struct UpSettings {
     pub(crate) prices: Option<PriceTable>,
     pub(crate) kept: KeptRules,
     pub(crate) admin: Option<AdminSettings>,
+    pub(crate) stripe: Option<StripeSettings>,
+    pub(crate) webhook_secret: Option<String>,
     pub(crate) log: LogSettings,
 }
 
@@ -98,12 +104,15 @@ impl UpArgs {
             // Those in the data folder.
             knows_callers: true,
         };
+        let prices = self.prices.read(&mut checks);
         let settings = UpSettings {
             model: self.model.read_one(&mut checks),
             listen,
             access: self.access.read(&surroundings, &mut checks),
             tokens: self.tokens.read(&mut checks),
-            prices: self.prices.read(&mut checks),
+            stripe: self.stripe.read(prices.is_some(), &mut checks),
+            webhook_secret: self.webhook.read(true, &mut checks),
+            prices,
             admin: self.admin.read(true, &mut checks),
             role: checks.value("role", &self.role).unwrap_or(UpRole::Split),
             engine: self.engine.read(&mut checks),

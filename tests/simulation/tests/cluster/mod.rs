@@ -12,7 +12,7 @@ use vlinders_bus::{
 use vlinders_engine::{Engine, SimEngine, SimOptions, StepCost};
 use vlinders_frontend::{
     Anonymous, Books, FrontendConfig, FrontendHandle, FrontendParts, InProcessLimiter, ModelFormats,
-    ServedModel, ServedModels, SystemEntropy,
+    ServedModel, ServedModels, SystemEntropy, Tenants,
 };
 use vlinders_kv_transfer::{Endpoint, EndpointConfig, MemTransport};
 use vlinders_service_kit::{Clock, Metrics, Pulse, Stage, SystemClock, Tasks, Traces, TracesConfig};
@@ -108,6 +108,7 @@ impl World {
             authenticator: Arc::new(Anonymous),
             limiter: Arc::new(InProcessLimiter::unlimited(Arc::clone(&self.clock))),
             books: Books::default(),
+            tenants: Tenants::default(),
             clock: Arc::clone(&self.clock),
             entropy: Arc::new(SystemEntropy::default()),
             tasks: self.front.clone(),
