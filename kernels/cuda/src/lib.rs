@@ -23,6 +23,7 @@ mod kernels;
 mod kv_memory;
 mod linear;
 pub mod memory;
+mod nvml;
 mod operation;
 mod region;
 mod scoring;
@@ -33,6 +34,7 @@ mod weights;
 
 pub use backend::{CudaBackend, CudaOptions};
 pub use driver::{CudaDevice, NoCuda, probe};
+pub use nvml::{GpuState, GpuWatch};
 
 /// Where this build's kernels come from: `embedded`, `prebuilt`, or `no` when there are none and each start compiles them.
 pub const KERNELS: &str = images::ORIGIN;

@@ -200,6 +200,14 @@ impl Compute {
         })
     }
 
+    /// Whether a GPU computes it.
+    pub(crate) fn is_on_gpu(&self) -> bool {
+        match self {
+            Self::Real { shards, .. } => shards.iter().any(|shard| shard.backend.facts().name == "cuda"),
+            Self::Sim { .. } => false,
+        }
+    }
+
     /// Makes one role's engine.
     ///
     /// # Errors

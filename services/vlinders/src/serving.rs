@@ -56,6 +56,11 @@ impl Model {
         })
     }
 
+    /// Whether a GPU computes it.
+    pub(crate) fn is_on_gpu(&self) -> bool {
+        self.compute.is_on_gpu()
+    }
+
     /// Makes one role's engine, one of `among` that are still to be made and share a GPU's memory.
     ///
     /// # Errors

@@ -27,7 +27,7 @@ use crate::serving::{Model, formats_of};
 use crate::settings::{REQUESTS_OF_A_KEY, StripeSettings, UpRole, UpSettings, data_dir};
 use crate::spool::{SpoolParts, SpoolSettings, open_spool};
 use crate::streams;
-use crate::watches::watch_queue;
+use crate::watches::{watch_gpu, watch_queue};
 use crate::workers::{Surroundings, WorkerOrder};
 
 /// How long requests that run may go on after the first Ctrl-C.
@@ -309,6 +309,9 @@ impl Up {
             clock: Arc::clone(&self.clock),
             epoch: Epoch(self.clock.now_ms()),
         };
+        if model.is_on_gpu() {
+            watch_gpu(&self.tasks, &self.metrics);
+        }
         let order = |role, name, engine| WorkerOrder {
             role,
             name,

@@ -64,6 +64,35 @@ pub(crate) fn watch_bus(bus: Arc<NatsBus>, tasks: &Tasks, metrics: &Metrics) {
     );
 }
 
+/// Shows how the GPU fares that computes, where there is one that tells.
+pub(crate) fn watch_gpu(tasks: &Tasks, metrics: &Metrics) {
+    let Some(gpu) = vlinders_kernel_cuda::GpuWatch::open() else {
+        return;
+    };
+    let gauge = |name, help| metrics.gauge(name, help, &[]);
+    let busy = gauge(
+        "gpu_busy_percent",
+        "Share of the last moments in which the GPU computed",
+    );
+    let used = gauge("gpu_memory_used_bytes", "Memory of the GPU in use, by anybody");
+    let memory = gauge("gpu_memory_bytes", "All memory of the GPU");
+    let celsius = gauge("gpu_temperature_celsius", "Temperature of the GPU's chip");
+    let stopping = tasks.stopping(Stage::Flush);
+    tasks.spawn(
+        Stage::Flush,
+        "gpu-watch",
+        watch(stopping, async move || {
+            // A GPU that does not answer is shown as it was.
+            if let Some(state) = gpu.look() {
+                busy.set(f64::from(state.busy_percent));
+                used.set(state.used_bytes as f64);
+                memory.set(state.memory_bytes as f64);
+                celsius.set(f64::from(state.celsius));
+            }
+        }),
+    );
+}
+
 /// Shows what an endpoint moves. Does not keep it alive.
 pub(crate) fn watch_transfers(endpoint: &Arc<Endpoint>, role: Role, tasks: &Tasks, metrics: &Metrics) {
     let endpoint = Arc::downgrade(endpoint);

@@ -9,6 +9,7 @@ use cudarc::driver::DriverError;
 use vlinders_kernel_api::KernelError;
 
 pub use device::CudaDevice;
+pub(crate) use probe::uuid;
 pub use probe::{NoCuda, probe};
 
 /// The driver's words: name and explanation.

@@ -53,6 +53,25 @@ pub fn probe() -> Result<DeviceFacts, NoCuda> {
     FOUND.get_or_init(find).clone()
 }
 
+/// The found device's name for the management library, which counts all devices and not the visible ones.
+pub(crate) fn uuid() -> Option<String> {
+    let ordinal = i32::try_from(probe().ok()?.ordinal).ok()?;
+    let uuid = device::get(ordinal).and_then(device::get_uuid).ok()?;
+    Some(text_of_uuid(uuid.bytes.map(|byte| byte.to_ne_bytes()[0])))
+}
+
+/// As the management library writes it: groups of 4, 2, 2, 2 and 6 bytes.
+fn text_of_uuid(bytes: [u8; 16]) -> String {
+    let mut text = String::from("GPU");
+    for (index, byte) in bytes.into_iter().enumerate() {
+        if [0, 4, 6, 8, 10].contains(&index) {
+            text.push('-');
+        }
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
+}
+
 fn find() -> Result<DeviceFacts, NoCuda> {
     // SAFETY: looking for a library loads it, which runs its initialisers: the operator who installed it answers for them.
     if !unsafe { sys::is_culib_present() } {
@@ -119,6 +138,12 @@ fn refused(error: DriverError) -> NoCuda {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_is_named_in_groups_of_hexadecimal() {
+        let bytes = std::array::from_fn(|index| u8::try_from(index * 17).unwrap());
+        assert_eq!(text_of_uuid(bytes), "GPU-00112233-4455-6677-8899-aabbccddeeff");
+    }
 
     #[test]
     fn every_machine_has_a_device_or_one_reason() {

@@ -15,6 +15,7 @@ use crate::greeting::greet_operators;
 use crate::serving::Model;
 use crate::settings::WorkerSettings;
 use crate::streams;
+use crate::watches::watch_gpu;
 use crate::workers::{Surroundings, WorkerOrder};
 
 /// Runs until a signal.
@@ -49,6 +50,9 @@ async fn serve(role: Role, settings: WorkerSettings) -> anyhow::Result<()> {
         clock: Arc::clone(&process.clock),
         epoch: Epoch(process.clock.now_ms()),
     };
+    if model.is_on_gpu() {
+        watch_gpu(&process.tasks, &process.metrics);
+    }
     let order = WorkerOrder {
         role,
         name: &settings.name,
