@@ -3,6 +3,7 @@
 Says at the end how long a restore took (RTO, for the rows there were) and what could have been lost (RPO)."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -58,6 +59,27 @@ def real_rows(world: World, server) -> None:
     usage.end()
     key = [VLINDERS, "keys", "create", "--database-url", server.url("vlinders"), "--name", "drill", "--tenant", "acme"]
     subprocess.run(key, check=True, capture_output=True)
+
+
+def dashboards_read(server) -> str:
+    """The tables of the dashboards, as the role that docs/runbook.md makes for Grafana, which may do nothing else."""
+    page = (ROOT / "deploy/docs/runbook.md").read_text()
+    server.sql(re.search(r"## Grafana's role\n\n```sql\n(.*?)```", page, re.S)[1])
+    asked = 0
+    for path in (ROOT / "deploy/components/monitoring/dashboards").glob("*.json"):
+        for text in re.findall(r'"rawSql": "(.*?)"\n?', path.read_text()):
+            text = text.replace("$__unixEpochFrom()", "0").replace("$__unixEpochTo()", "4102444800")
+            told = server.sql(f"SET ROLE grafana; SELECT count(*) FROM ({text}) t")
+            assert int(told) > 0, f"{path.name}: {text} gives nothing"
+            asked += 1
+    assert asked >= 5, asked
+    for refused in ("DELETE FROM usage", "SELECT * FROM api_keys"):
+        try:
+            server.sql(f"SET ROLE grafana; {refused}")
+        except subprocess.CalledProcessError:
+            continue
+        raise AssertionError(f"Grafana's role may {refused}")
+    return f"{asked} tables of dashboards have rows, for a role that may read usage and nothing else"
 
 
 def backups_fail_loudly(world, server, folder) -> str:
@@ -187,6 +209,7 @@ def main() -> int:
         real_rows(world, server)
         server.sql(FILL)
         whole = server.sql(SUM)
+        print(f"  {dashboards_read(server)}")
         began = time.monotonic()
         told = run(server, "backup.sh", folder)
         assert told.returncode == 0, told.stderr

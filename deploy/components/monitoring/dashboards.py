@@ -144,6 +144,12 @@ TENANTS = dashboard(
             source=LEDGER,
         ),
         panel(
+            "Requests and tokens by class",
+            [f"SELECT class, count(*) AS requests, sum(prompt_tokens + completion_tokens) AS tokens FROM usage WHERE {BETWEEN} GROUP BY class ORDER BY 2 DESC"],
+            kind="table",
+            source=LEDGER,
+        ),
+        panel(
             "First token by tenant (p95, ms)",
             [f"SELECT tenant, percentile_disc(0.95) WITHIN GROUP (ORDER BY first_token_ms - created_ms) AS p95_ms FROM usage WHERE first_token_ms IS NOT NULL AND {BETWEEN} GROUP BY tenant ORDER BY 2 DESC LIMIT 50"],
             kind="table",
