@@ -11,7 +11,7 @@ import yaml
 
 # Made by make-secrets or by cert-manager; never in this folder.
 SECRETS = {
-    "vlinders-platform": {"vlinders-secrets", "nats-auth", "nats-frontend", "nats-usage", "redis-auth", "model-source", "vlinders-tls", "postgres-owner", "nats-server-tls", "nats-client-tls",
+    "vlinders-platform": {"vlinders-secrets", "nats-auth", "nats-frontend", "nats-usage", "redis-auth", "stripe", "model-source", "vlinders-tls", "postgres-owner", "nats-server-tls", "nats-client-tls",
                          "redis-server-tls", "postgres-server-tls"},
     "vlinders-inference": {"nats-worker", "model-source", "model-registry-credentials", "nats-client-tls"},
     "vlinders-monitoring": {"grafana", "inside-ca", "alertmanager", "prometheus-adapter-tls"},
