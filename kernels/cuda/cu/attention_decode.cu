@@ -7,6 +7,8 @@
 
 constexpr u32 kThreads = 128;
 constexpr u32 kStages = 3;
+/// Partials under way while splits are folded.
+constexpr u32 kFoldLoads = 16;
 
 struct DecodeItem {
     u32 query, split;
@@ -108,7 +110,9 @@ struct DecodeWarp {
         VL_UNROLL
         for (u32 own = 0; own < kOwn; ++own) {
             u32 piece = threadIdx.x / kWarp * kOwn + own;
-            if (piece < Shape::kPieces) multiply_values<T, kHeadDim>(out[own], shares, keep, keys + Shape::kWords, piece);
+            // No branch where every warp has as many: pieces are then worked on side by side.
+            bool is_there = Shape::kPieces % (kThreads / kWarp) == 0 || piece < Shape::kPieces;
+            if (is_there) multiply_values<T, kHeadDim>(out[own], shares, keep, keys + Shape::kWords, piece);
         }
     }
 
@@ -234,11 +238,20 @@ VL_DEVICE void attention_combine(const DecodeQuery* queries, const u32* counts, 
         for (u32 index = 0; index < kThreads / kWarp; ++index) max = maximum(max, warp_max[index]);
         __syncthreads();
         u32 here = smaller(kThreads, count - start);
-        for (u32 index = 0; index < here; ++index) {
-            Fold by{keeps[index], adds[index]};
-            u64 place = (first + static_cast<u64>(start + index) * query_heads) * head_dim + element;
-            sum = by.join(sum, sums[index]);
-            if (element < head_dim) out = by.join(out, partial_out[place]);
+        for (u32 index = 0; index < here; index += kFoldLoads) {
+            float loaded[kFoldLoads];
+            VL_UNROLL
+            for (u32 inside = 0; inside < kFoldLoads; ++inside) {
+                u64 place = (first + static_cast<u64>(start + index + inside) * query_heads) * head_dim + element;
+                loaded[inside] = index + inside < here && element < head_dim ? partial_out[place] : 0.0f;
+            }
+            VL_UNROLL
+            for (u32 inside = 0; inside < kFoldLoads; ++inside) {
+                if (index + inside >= here) break;
+                Fold by{keeps[index + inside], adds[index + inside]};
+                sum = by.join(sum, sums[index + inside]);
+                out = by.join(out, loaded[inside]);
+            }
         }
         // The next 128 may overwrite the factors.
         __syncthreads();

@@ -161,6 +161,8 @@ VL_DEVICE u32 shuffle(u32 value, u32 lane) { return __shfl_sync(kAllLanes, value
 VL_DEVICE u64 shuffle(u64 value, u32 lane) { return __shfl_sync(kAllLanes, value, lane); }
 VL_DEVICE u32 votes_of(bool value) { return __ballot_sync(kAllLanes, value); }
 VL_DEVICE u32 count_bits(u32 bits) { return __popc(bits); }
+/// The place of the lowest bit of a number that is not 0.
+VL_DEVICE u32 lowest_bit(u32 bits) { return __ffs(static_cast<int>(bits)) - 1; }
 
 VL_DEVICE u64 high_product(u64 left, u64 right) { return __umul64hi(left, right); }
 

@@ -1,5 +1,6 @@
 // Projections of up to 16 tokens with weights stored as codes: as linear_skinny, with a half or a quarter of its bytes. Turning codes
-// into numbers takes 1.5 to 2.5 instructions each, well within what a processor has while 18 bytes a cycle arrive.
+// into numbers takes 1.5 to 2.5 instructions each; with all else that is near what a processor can issue while 18 bytes a cycle arrive, so
+// instructions count here as much as bytes.
 #include "quantised.h"
 
 /// Rounds whose codes are under way: 4 KiB a warp, or 2 where activations need the registers.

@@ -92,23 +92,14 @@ VL_DEVICE void linear_skinny(const Linear<T>& linear) {
             }
         }
     };
-    u32 step = 0;
-    // While all that is loaded next is there, nothing is asked.
-    for (u32 k = first_k + (2 * kDepth - 1) * kStep; step + 2 * kDepth <= steps && k < end; k += kDepth * kStep, step += kDepth) {
+    // Lanes agree on the number of rounds, for they multiply together; what lies beyond the part is loaded as zeros.
+    for (u32 step = 0; step < steps; step += kDepth) {
         source.advance();
+        u32 next_k = first_k + (step + kDepth) * kStep;
         VL_UNROLL
         for (u32 place = 0; place < kDepth; ++place) {
             multiply(ring[place]);
-            source.load_weights(ring[place], place, true);
-            source.load_x(ring[place], place, true);
-        }
-    }
-    for (; step < steps; step += kDepth) {
-        source.advance();
-        VL_UNROLL
-        for (u32 place = 0; place < kDepth; ++place) {
-            multiply(ring[place]);
-            bool valid = first_k + (step + kDepth + place) * kStep < end;
+            bool valid = next_k + place * kStep < end;
             source.load_weights(ring[place], place, valid);
             source.load_x(ring[place], place, valid);
         }

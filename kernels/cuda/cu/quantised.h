@@ -5,6 +5,14 @@
 #include "linear.h"
 
 #ifndef VL_SIM
+/// (a & b) | c in one instruction.
+VL_DEVICE u32 and_or(u32 a, u32 b, u32 c) {
+    u32 result;
+    asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
+    return result;
+}
+/// Four bytes of `word`, or zeros where the selector's digit is 4.
+VL_DEVICE u32 pick_bytes(u32 word, u32 selector) { return __byte_perm(word, 0, selector); }
 /// a * b + c of two neighbours each.
 VL_DEVICE u32 multiply_add_pair(u32 a, u32 b, u32 c, Bf16) {
     u32 sum;
@@ -49,7 +57,7 @@ struct Int4 {
         VL_UNROLL
         for (u32 pair = 0; pair < 2; ++pair) {
             u32 shifted = word >> (index % 2 * 8 + pair * 4);
-            out[pair] = multiply_add_pair((shifted & 0x000F000Fu) | Magic<T>::kUnit, Magic<T>::kOne, zero, T{});
+            out[pair] = multiply_add_pair(and_or(shifted, 0x000F000Fu, Magic<T>::kUnit), Magic<T>::kOne, zero, T{});
         }
     }
 };
@@ -68,10 +76,10 @@ struct Fp8 {
         u32 word = index == 0 ? codes.x : index == 1 ? codes.y : index == 2 ? codes.z : codes.w;
         VL_UNROLL
         for (u32 pair = 0; pair < 2; ++pair) {
-            u32 two = word >> pair * 16;
             // Each byte to the top of its half; then exponent and mantissa down to where the type has them.
-            u32 high = (two & 0xFF) << 8 | (two & 0xFF00) << 16;
-            u32 placed = (high & 0x7F007F00u) >> Magic<T>::kFp8Shift | (high & 0x80008000u);
+            u32 high = pick_bytes(word, pair == 0 ? 0x1404 : 0x3424);
+            u32 moved = high >> Magic<T>::kFp8Shift & 0x7F007F00u >> Magic<T>::kFp8Shift;
+            u32 placed = and_or(high, 0x80008000u, moved);
             out[pair] = multiply_add_pair(placed, Magic<T>::kFp8Scale, 0x80008000u, T{});
         }
     }

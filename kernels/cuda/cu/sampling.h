@@ -146,6 +146,21 @@ VL_DEVICE u64 block_total(u64 value, RowScratch& scratch) {
     return block_scan(value, before, scratch);
 }
 
+/// bins[bin] += sum for all lanes of a warp.
+VL_DEVICE void add_to_bins(u64* bins, u32 bin, u64 sum) {
+    u32 adding = votes_of(sum > 0);
+    if (adding == 0) return;
+    u32 lane = threadIdx.x % kWarp;
+    u32 first = shuffle(bin, lowest_bit(adding));
+    if (votes_of(sum > 0 && bin != first) == 0) {
+        VL_UNROLL
+        for (u32 distance = kWarp / 2; distance > 0; distance /= 2) sum += shuffle_xor(sum, distance);
+        if (lane == 0) atomicAdd(&bins[first], sum);
+    } else if (sum > 0) {
+        atomicAdd(&bins[bin], sum);
+    }
+}
+
 /// The key of the entry with which the entries of the largest keys first measure `needed` together, found eight bits at a time. Keys differ
 /// from each other, `needed` is at least 1 and at most the sum of all measures; entries that measure 0 are not there.
 template <u32 kKeyBits, typename Key, typename Measure>
@@ -156,13 +171,25 @@ VL_DEVICE u64 select(const u64* entries, u32 count, u64 needed, RowScratch& scra
         __syncthreads();
         for (u32 bin = threadIdx.x; bin < 256; bin += kRowThreads) scratch.bins[bin] = 0;
         __syncthreads();
+        // Neighbours mostly share a bin, all of them in the first digits: each thread adds up runs, and a warp whose threads end with one
+        // bin adds it once. Otherwise all would queue for one word.
+        u32 bin = 0;
+        u64 sum = 0;
         for (u32 index = threadIdx.x; index < count; index += kRowThreads) {
             u64 entry = entries[index];
             u64 own = key(entry);
             u64 measured = measure(entry);
             bool is_near = done == 0 || own >> (shift + 8) == prefix;
-            if (is_near && measured > 0) atomicAdd(&scratch.bins[own >> shift & 255], measured);
+            if (!is_near || measured == 0) continue;
+            u32 next = own >> shift & 255;
+            if (next != bin) {
+                if (sum > 0) atomicAdd(&scratch.bins[bin], sum);
+                bin = next;
+                sum = 0;
+            }
+            sum += measured;
         }
+        add_to_bins(scratch.bins, bin, sum);
         __syncthreads();
         if (threadIdx.x < kWarp) {
             // Lane l has the eight bins below 256 - 8 l.

@@ -226,6 +226,18 @@ inline u32 votes_of(bool value) {
     return votes;
 }
 inline u32 count_bits(u32 bits) { return static_cast<u32>(__builtin_popcount(bits)); }
+inline u32 lowest_bit(u32 bits) { return static_cast<u32>(__builtin_ctz(bits)); }
+/// (a & b) | c in one instruction.
+inline u32 and_or(u32 a, u32 b, u32 c) { return (a & b) | c; }
+/// Four bytes of `word`, or zeros where the selector's digit is 4.
+inline u32 pick_bytes(u32 word, u32 selector) {
+    u32 out = 0;
+    for (u32 byte = 0; byte < 4; ++byte) {
+        u32 digit = selector >> 4 * byte & 15;
+        if (digit < 4) out |= (word >> 8 * digit & 0xFF) << 8 * byte;
+    }
+    return out;
+}
 inline u64 high_product(u64 left, u64 right) {
     return static_cast<u64>((static_cast<unsigned __int128>(left) * right) >> 64);
 }
