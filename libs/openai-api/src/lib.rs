@@ -68,6 +68,7 @@ pub use tokens::{
 };
 pub use told::{
     Retelling, ToldAnswer, ToldCall, ToldChoice, ToldChunk, ToldCompletionDetails, ToldEnd, ToldError,
-    ToldFinish, ToldFunction, ToldMessage, ToldNews, ToldPromptDetails, ToldUsage, in_own_names,
+    ToldFinish, ToldFunction, ToldLogprobs, ToldMessage, ToldNews, ToldPromptDetails, ToldUsage,
+    in_own_names,
 };
 pub use tools::{Tool, ToolChoice, Tools};

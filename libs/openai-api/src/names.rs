@@ -142,7 +142,7 @@ const RESPONSES: &[Row] = &[
     ("stream", W), ("metadata", W), ("user", W), ("safety_identifier", W), ("prompt_cache_key", W),
     ("service_tier", W), ("parallel_tool_calls", W), ("tools", W), ("tool_choice", W), ("text", W), ("reasoning", W),
     ("store", W), ("previous_response_id", W), ("background", FALSE), ("conversation", NULL),
-    ("include", LIST), ("max_tool_calls", NULL), ("prompt", NULL), ("top_logprobs", NULL),
+    ("include", W), ("max_tool_calls", NULL), ("prompt", NULL), ("top_logprobs", W),
     ("truncation", N(Harmless::Text("disabled"))), ("stream_options", NULL), ("prompt_cache_retention", NULL),
     ("prompt_cache_options", NULL), ("background_options", NULL), ("context_management", LIST), ("moderation", NULL),
     ("image", NULL), ("access_programs", NULL),

@@ -22,6 +22,17 @@ pub struct ToldChoice {
     pub message: ToldMessage,
     /// Why it ended.
     pub finish_reason: ToldFinish,
+    /// When they were asked for.
+    #[serde(default)]
+    pub logprobs: Option<ToldLogprobs>,
+}
+
+/// Log-probabilities, one entry for each token.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct ToldLogprobs {
+    /// As the chat endpoint writes them, and the dialects too.
+    pub content: Vec<Value>,
 }
 
 /// One event of a streamed answer.
@@ -44,6 +55,30 @@ pub struct ToldNews {
     pub delta: ToldMessage,
     /// In its last event.
     pub finish_reason: Option<ToldFinish>,
+    /// When they were asked for.
+    pub logprobs: Option<ToldLogprobs>,
+}
+
+impl ToldChoice {
+    /// What was said, with how likely its tokens were.
+    #[must_use]
+    pub fn said(self) -> ToldMessage {
+        ToldMessage {
+            logprobs: self.logprobs.map_or_else(Vec::new, |logprobs| logprobs.content),
+            ..self.message
+        }
+    }
+}
+
+impl ToldNews {
+    /// What is new, with how likely its tokens were.
+    #[must_use]
+    pub fn said(self) -> ToldMessage {
+        ToldMessage {
+            logprobs: self.logprobs.map_or_else(Vec::new, |logprobs| logprobs.content),
+            ..self.delta
+        }
+    }
 }
 
 /// What was said, or more of it.
@@ -56,6 +91,9 @@ pub struct ToldMessage {
     pub reasoning_content: Option<String>,
     /// Tools that are called.
     pub tool_calls: Vec<ToldCall>,
+    /// How likely its tokens were; told beside it.
+    #[serde(skip)]
+    pub logprobs: Vec<Value>,
 }
 
 /// A call, or more of its arguments.

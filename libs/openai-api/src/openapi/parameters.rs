@@ -168,6 +168,11 @@ fn responses(name: &str) -> Option<Value> {
             json!({"anyOf": [{"type": "string"}, list(&item, 1, LIMITS.messages)]})
         }
         "instructions" => json!({"type": "string"}),
+        "include" => list(
+            &json!({"enum": ["message.output_text.logprobs"]}),
+            0,
+            LIMITS.metadata_entries,
+        ),
         "max_output_tokens" => whole(LIMITS.max_tokens),
         "parallel_tool_calls" => json!({"type": "boolean"}),
         "tools" => {

@@ -16,6 +16,8 @@ pub struct ResponsesWriter {
     /// Items that are told, as they are shown.
     output: Vec<Value>,
     open: Option<Item>,
+    /// Of tokens whose text has not come yet.
+    logprobs: Vec<Value>,
 }
 
 impl ResponsesWriter {
@@ -30,6 +32,7 @@ impl ResponsesWriter {
             sequence: 0,
             output: Vec::new(),
             open: None,
+            logprobs: Vec::new(),
         }
     }
 
@@ -81,6 +84,7 @@ impl ResponsesWriter {
                 id: format!("{prefix}_{}_{place}", self.request_id),
                 kind,
                 text: String::new(),
+                logprobs: Vec::new(),
             };
             for event in item.opening(place) {
                 self.event(events, event);
@@ -93,7 +97,12 @@ impl ResponsesWriter {
         let place = self.output.len();
         let item = self.open.as_mut().expect("opened above unless it was open");
         item.text.push_str(text);
-        let event = item.delta(place, text);
+        // Only texts tell them: those of reasoning and of calls are not told.
+        let logprobs = std::mem::take(&mut self.logprobs);
+        if item.kind == Kind::Words {
+            item.logprobs.extend_from_slice(&logprobs);
+        }
+        let event = item.delta(place, text, &logprobs);
         self.event(events, event);
     }
 
@@ -124,6 +133,7 @@ impl ResponsesWriter {
     }
 
     fn tell(&mut self, events: &mut Vec<u8>, news: &ToldMessage) {
+        self.logprobs.extend_from_slice(&news.logprobs);
         if let Some(text) = news.reasoning_content.as_deref().filter(|text| !text.is_empty()) {
             self.add(events, Kind::Thought, text);
         }
@@ -323,6 +333,40 @@ mod tests {
             (&ahead["store"], &ahead["output"][0]["content"][0]["text"]),
             (&json!(false), &json!("ab"))
         );
+    }
+
+    #[test]
+    fn log_probabilities_go_with_the_text_they_are_of() {
+        let likely = |text: &str, token: &str| ToldMessage {
+            logprobs: vec![json!({"token": token})],
+            ..words(text)
+        };
+        let mut writer = ResponsesWriter::new("1", 5, Map::new());
+        let mut events = Vec::new();
+        // The text of the first token is held back and comes with the second's.
+        for news in [likely("", "a"), likely("ab", "b"), likely("c", "c")] {
+            writer.news(&mut events, &news);
+        }
+        writer.closing(&mut events, &end(ToldFinish::Stop));
+        let text = String::from_utf8(events).unwrap();
+        let told = |name: &str| -> Vec<Value> {
+            text.split("\n\n")
+                .filter_map(|event| event.split_once("data: "))
+                .map(|(_, data)| serde_json::from_str::<Value>(data).unwrap())
+                .filter(|event| event["type"] == name)
+                .map(|event| event["logprobs"].clone())
+                .collect()
+        };
+        let of = |tokens: &[&str]| {
+            json!(
+                tokens
+                    .iter()
+                    .map(|token| json!({"token": token}))
+                    .collect::<Vec<_>>()
+            )
+        };
+        assert_eq!(told("response.output_text.delta"), [of(&["a", "b"]), of(&["c"])]);
+        assert_eq!(told("response.output_text.done"), [of(&["a", "b", "c"])]);
     }
 
     #[test]

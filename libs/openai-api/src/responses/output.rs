@@ -21,6 +21,8 @@ pub(super) struct Item {
     pub(super) id: String,
     pub(super) kind: Kind,
     pub(super) text: String,
+    /// How likely its tokens were, when that was asked for.
+    pub(super) logprobs: Vec<Value>,
 }
 
 impl Item {
@@ -56,7 +58,7 @@ impl Item {
         match self.kind {
             Kind::Thought => json!({"type": "reasoning_text", "text": self.text}),
             Kind::Words | Kind::Call { .. } => {
-                json!({"type": "output_text", "text": self.text, "annotations": [], "logprobs": []})
+                json!({"type": "output_text", "text": self.text, "annotations": [], "logprobs": self.logprobs})
             }
         }
     }
@@ -75,7 +77,7 @@ impl Item {
     }
 
     /// More of its text.
-    pub(super) fn delta(&self, place: usize, delta: &str) -> (&'static str, Value) {
+    pub(super) fn delta(&self, place: usize, delta: &str, logprobs: &[Value]) -> (&'static str, Value) {
         let told = json!({"item_id": self.id, "output_index": place, "delta": delta});
         match self.kind {
             Kind::Call { .. } => ("response.function_call_arguments.delta", told),
@@ -85,7 +87,10 @@ impl Item {
             ),
             Kind::Words => {
                 let told = with(told, "content_index", 0.into());
-                ("response.output_text.delta", with(told, "logprobs", json!([])))
+                (
+                    "response.output_text.delta",
+                    with(told, "logprobs", json!(logprobs)),
+                )
             }
         }
     }
@@ -108,7 +113,8 @@ impl Item {
                 ));
             }
             Kind::Words => {
-                let told = with(with(told, "content_index", 0.into()), "logprobs", json!([]));
+                let told = with(told, "content_index", 0.into());
+                let told = with(told, "logprobs", json!(self.logprobs));
                 events.push((
                     "response.output_text.done",
                     with(told, "text", self.text.as_str().into()),

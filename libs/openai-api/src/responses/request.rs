@@ -51,7 +51,12 @@ struct RawResponses {
     reasoning: Option<RawReasoning>,
     store: Option<bool>,
     previous_response_id: Option<String>,
+    include: Option<Bounded<String, { LIMITS.metadata_entries }>>,
+    top_logprobs: Option<Whole>,
 }
+
+/// What an answer may hold beside what it always holds.
+const LOGPROBS: &str = "message.output_text.logprobs";
 
 #[derive(Deserialize)]
 struct RawTool {
@@ -146,6 +151,7 @@ pub fn parse_responses(body: &[u8], unknown: UnknownFields) -> Result<ResponsesR
     request.tools(&mut raw)?;
     request.format(raw.text.take())?;
     request.reasoning(raw.reasoning.take())?;
+    request.logprobs(&mut raw)?;
     if raw.stream == Some(true) {
         request.chat["stream"] = true.into();
         request.chat["stream_options"] = json!({"include_usage": true});
@@ -299,6 +305,28 @@ impl ResponsesRequest {
             }
         };
         self.echo.insert("text".to_owned(), json!({"format": told}));
+        Ok(())
+    }
+
+    /// How likely the tokens of texts are, and how many rivals of each are told.
+    fn logprobs(&mut self, raw: &mut RawResponses) -> Result<(), ApiError> {
+        let include = raw.include.take().map_or_else(Vec::new, |include| include.0);
+        if let Some(index) = include.iter().position(|name| name != LOGPROBS) {
+            let text = format!("is not offered by this server; {LOGPROBS} is");
+            return Err(ApiError::not_offered(&format!("include[{index}]"), text));
+        }
+        let top = whole_in("top_logprobs", raw.top_logprobs, LIMITS.top_logprobs)?;
+        if include.is_empty() {
+            return match top {
+                None | Some(0) => Ok(()),
+                Some(_) => {
+                    let text = format!("needs {LOGPROBS:?} in include");
+                    Err(ApiError::invalid("top_logprobs", text))
+                }
+            };
+        }
+        self.chat["logprobs"] = true.into();
+        self.both("top_logprobs", "top_logprobs", top.unwrap_or(0).into());
         Ok(())
     }
 

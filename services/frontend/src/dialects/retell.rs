@@ -91,8 +91,9 @@ async fn whole(
         stop_text: record.stop_text(),
         usage: answer.usage,
     };
-    keep(keeper, writer, Some(&choice.message), &end).await;
-    Ok(writer.whole(&choice.message, &end))
+    let message = choice.said();
+    keep(keeper, writer, Some(&message), &end).await;
+    Ok(writer.whole(&message, &end))
 }
 
 /// Keeps an answer that is complete, before its client knows that it is.
@@ -157,7 +158,7 @@ impl<W: Retelling> Retold<W> {
                 self.writer.closing(written, &end);
             }
             Some(chunk) => match serde_json::from_slice(chunk) {
-                Ok(chunk) => self.news(written, &chunk),
+                Ok(chunk) => self.news(written, chunk),
                 Err(error) => {
                     tracing::error!(%error, "an event of ours cannot be read back");
                     let error = ApiError::new(500, "internal_error", "something went wrong on our side");
@@ -167,16 +168,16 @@ impl<W: Retelling> Retold<W> {
         }
     }
 
-    fn news(&mut self, written: &mut Vec<u8>, chunk: &ToldChunk) {
+    fn news(&mut self, written: &mut Vec<u8>, chunk: ToldChunk) {
         if let Some(error) = &chunk.error {
             self.writer.failure(written, error);
         }
         if let Some(usage) = chunk.usage {
             self.usage = usage;
         }
-        for choice in &chunk.choices {
+        for choice in chunk.choices {
             self.finish = choice.finish_reason.or(self.finish);
-            self.writer.news(written, &choice.delta);
+            self.writer.news(written, &choice.said());
         }
     }
 }

@@ -132,6 +132,29 @@ pub(super) fn responses(long: &Value) -> Vec<Row> {
         row("store", json!({}), json!(true), json!("x"), |_, with| {
             with.body["store"] == true
         }),
+        row(
+            "include",
+            json!({"max_output_tokens": 16}),
+            json!(["message.output_text.logprobs"]),
+            json!(["reasoning.encrypted_content"]),
+            |without, with| {
+                let told = |answer: &Answer| {
+                    let part = &answer.body["output"][0]["content"][0];
+                    part["logprobs"].as_array().map(Vec::len)
+                };
+                (told(without), told(with)) == (Some(0), Some(16))
+            },
+        ),
+        row(
+            "top_logprobs",
+            json!({"max_output_tokens": 16, "include": ["message.output_text.logprobs"]}),
+            json!(3),
+            json!(21),
+            |_, with| {
+                let token = &with.body["output"][0]["content"][0]["logprobs"][0];
+                token["top_logprobs"].as_array().map(Vec::len) == Some(3)
+            },
+        ),
         // What it goes on from is told by the tests of what is kept.
         row(
             "previous_response_id",
