@@ -42,7 +42,21 @@ impl Server {
     /// # Errors
     /// When it does not come up.
     pub async fn start(arguments: &[&str]) -> anyhow::Result<Self> {
-        let home = TempDir::new()?;
+        Self::start_in(TempDir::new()?, arguments).await
+    }
+
+    /// Kills it as the sudden end of its machine would, and starts another one over what it has left.
+    ///
+    /// # Errors
+    /// When it cannot be killed, or the next one does not come up.
+    pub async fn killed_and_started_again(mut self, arguments: &[&str]) -> anyhow::Result<Self> {
+        self.child.kill().context("it cannot be killed")?;
+        self.child.wait()?;
+        let home = self.home.take().context("a server has a home until it stopped")?;
+        Self::start_in(home, arguments).await
+    }
+
+    async fn start_in(home: TempDir, arguments: &[&str]) -> anyhow::Result<Self> {
         let data = data_folder(home.path());
         let begun = Instant::now();
         let mut child = command(home.path())?

@@ -4,6 +4,7 @@ mod abuse;
 mod answers;
 mod bad_requests;
 mod bad_start;
+mod batches;
 mod bombs;
 mod choices;
 mod crowd;
