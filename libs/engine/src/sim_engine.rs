@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use vlinders_kernel_api::{Dtype, ExecutorSpec, KvLayout, KvMemory, Urgency};
+use vlinders_kernel_api::{Dtype, ExecutorSpec, KernelError, KvLayout, KvMemory, Urgency};
 use vlinders_types::{
     AwaitedMask, BLOCK_TOKENS, Batch, BatchRow, PoolResult, PoolRow, SampleResult, SampleRow, Sampled,
     ScoreResult, ScoreRow, StepOutput, TokenId, TokenMask, TokenScore,
@@ -70,6 +70,8 @@ pub struct SimOptions {
     pub end_every: Option<(TokenId, NonZeroU32)>,
     /// How long steps take.
     pub cost: StepCost,
+    /// Steps after which the device fails for good.
+    pub fail_after_steps: Option<u64>,
 }
 
 impl Default for SimOptions {
@@ -85,6 +87,7 @@ impl Default for SimOptions {
             never_drawn: Arc::new([]),
             end_every: None,
             cost: StepCost::default(),
+            fail_after_steps: None,
         }
     }
 }
@@ -100,6 +103,8 @@ pub struct SimEngine {
     facts: EngineFacts,
     memory: Arc<SimMemory>,
     wait: Wait,
+    /// Steps that were computed.
+    steps: u64,
 }
 
 impl SimEngine {
@@ -152,6 +157,7 @@ impl SimEngine {
             facts,
             memory,
             wait,
+            steps: 0,
         }
     }
 
@@ -312,6 +318,15 @@ impl SimEngine {
 impl Engine for SimEngine {
     fn step(&mut self, batch: &Batch) -> Result<StepOutput, EngineError> {
         self.spec.check_batch(batch)?;
+        if self
+            .options
+            .fail_after_steps
+            .is_some_and(|steps| self.steps >= steps)
+        {
+            let what = "the simulated device has failed".to_owned();
+            return Err(KernelError::Device(what).into());
+        }
+        self.steps += 1;
         for row in &batch.rows {
             self.append(batch, row);
         }

@@ -77,7 +77,7 @@ impl Tasks {
         self.inner.stages[stage as usize].0.clone()
     }
 
-    /// Cancelled when a task panicked: the process cannot keep its promises and should leave.
+    /// Cancelled when a task panicked, or by one that cannot go on: the process cannot keep its promises and should leave.
     #[must_use]
     pub fn failed(&self) -> CancellationToken {
         self.inner.failed.clone()

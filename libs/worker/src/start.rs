@@ -327,6 +327,7 @@ impl Worker {
             masks,
             parting: config.parting,
             max_context_tokens: facts.max_context_tokens,
+            failed: parts.tasks.failed(),
         });
         tracing::info!(worker = %config.worker, role = config.role.name(), engine = %facts.detail, "worker started");
         let turn = Turn {

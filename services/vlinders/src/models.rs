@@ -44,6 +44,8 @@ pub(crate) struct ModelOrder {
     /// Share of a GPU's memory to use.
     pub(crate) gpu_memory_share: f64,
     pub(crate) sim_cost: StepCost,
+    /// Steps after which a simulated device fails.
+    pub(crate) sim_fail_after_steps: Option<u64>,
 }
 
 /// Sizes of one role's engine.
@@ -71,6 +73,7 @@ pub(crate) enum Compute {
         max_context_tokens: u32,
         never_drawn: Arc<[TokenId]>,
         cost: StepCost,
+        fail_after_steps: Option<u64>,
     },
 }
 
@@ -197,6 +200,7 @@ impl Compute {
             max_context_tokens: config.map_or(SIM_CONTEXT_TOKENS, |config| config.max_positions),
             never_drawn: specials.collect(),
             cost: order.sim_cost,
+            fail_after_steps: order.sim_fail_after_steps,
         })
     }
 
@@ -235,6 +239,7 @@ impl Compute {
                 max_context_tokens,
                 never_drawn,
                 cost,
+                fail_after_steps,
             } => {
                 let asked = sizes.max_context_tokens.unwrap_or(*max_context_tokens);
                 Ok(Box::new(SimEngine::new(SimOptions {
@@ -247,6 +252,7 @@ impl Compute {
                     max_context_tokens: asked,
                     never_drawn: Arc::clone(never_drawn),
                     cost: *cost,
+                    fail_after_steps: *fail_after_steps,
                     ..SimOptions::default()
                 })))
             }

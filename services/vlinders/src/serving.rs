@@ -43,6 +43,7 @@ impl Model {
             shared_kv,
             gpu_memory_share: settings.gpu_memory_share,
             sim_cost: settings.sim_cost,
+            sim_fail_after_steps: settings.sim_fail_after_steps,
         };
         let source = source(choice.folder.as_ref());
         let text = load_text(&source)?;

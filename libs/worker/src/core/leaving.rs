@@ -42,6 +42,19 @@ impl Core {
         }
     }
 
+    /// A device that has failed once fails for ever. Others go on with everything, the rows of this step included: nothing of
+    /// it was told. The process leaves, so that it does not take one request after the other from those who can compute.
+    pub(super) fn device_failed(&mut self, what: &str) {
+        tracing::error!(
+            what,
+            rows = self.batch.rows.len(),
+            "the device has failed; this worker leaves"
+        );
+        let _open_rows = self.scheduler.step_failed();
+        self.let_go_of_everything();
+        self.failed.cancel();
+    }
+
     /// In the same order in every run of a simulation.
     fn all(&self) -> Vec<SequenceId> {
         let mut ids: Vec<SequenceId> = self.sequences.keys().copied().collect();
@@ -139,6 +152,7 @@ mod tests {
     use std::time::Instant;
 
     use tokio::sync::{Semaphore, oneshot};
+    use tokio_util::sync::CancellationToken;
     use vlinders_engine::{Engine, SimEngine, SimOptions};
     use vlinders_kv_blocks::BlockPool;
     use vlinders_kv_transfer::{Endpoint, EndpointConfig};
@@ -202,6 +216,7 @@ mod tests {
             masks: Masks::in_place(),
             parting,
             max_context_tokens: facts.max_context_tokens,
+            failed: CancellationToken::new(),
         });
         (core, engine)
     }

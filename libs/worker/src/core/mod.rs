@@ -20,7 +20,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use vlinders_engine::Engine;
+use tokio_util::sync::CancellationToken;
+use vlinders_engine::{Engine, EngineError};
+use vlinders_kernel_api::KernelError;
 use vlinders_kv_transfer::{Endpoint, Outcome};
 use vlinders_scheduler::{Event, PlanOutcome, Scheduler};
 use vlinders_service_kit::Clock;
@@ -145,6 +147,8 @@ pub(crate) struct Core {
     unannounced: Vec<SequenceId>,
     /// How long the last step took.
     last_step: Duration,
+    /// Cancelled when nothing can be computed here any more.
+    failed: CancellationToken,
 }
 
 /// What a [`Core`] is made of.
@@ -160,6 +164,7 @@ pub(crate) struct CoreParts {
     pub(crate) masks: Masks,
     pub(crate) parting: Parting,
     pub(crate) max_context_tokens: u32,
+    pub(crate) failed: CancellationToken,
 }
 
 impl Core {
@@ -184,6 +189,7 @@ impl Core {
             departure: Departure::default(),
             unannounced: Vec::new(),
             last_step: Duration::ZERO,
+            failed: parts.failed,
         }
     }
 
@@ -232,6 +238,7 @@ impl Core {
                     self.on_event(event);
                 }
             }
+            Err(EngineError::Kernel(KernelError::Device(what))) => self.device_failed(&what),
             Err(error) => self.step_failed(&error),
         }
         true

@@ -64,6 +64,7 @@ pub(super) fn run(args: &EngineBenchArgs) -> anyhow::Result<()> {
         shared_kv: false,
         gpu_memory_share: args.gpu_memory_utilization,
         sim_cost: StepCost::default(),
+        sim_fail_after_steps: None,
     };
     let source = source(order.folder.as_ref());
     let text = load_text(&source)?;

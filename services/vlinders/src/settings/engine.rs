@@ -66,6 +66,9 @@ pub(crate) struct EngineArgs {
     /// `--backend sim`: nanoseconds for each prompt token of a step
     #[arg(long, value_name = "NS", default_value = "0")]
     sim_token_ns: Given<u64>,
+    /// `--backend sim`: steps after which the device fails for good
+    #[arg(long, value_name = "N")]
+    sim_fail_after_steps: Option<Given<u32>>,
 }
 
 /// What shall compute.
@@ -162,6 +165,7 @@ pub(crate) struct EngineSettings {
     /// Of a GPU's memory.
     pub(crate) gpu_memory_share: f64,
     pub(crate) sim_cost: StepCost,
+    pub(crate) sim_fail_after_steps: Option<u64>,
 }
 
 impl EngineArgs {
@@ -192,6 +196,13 @@ impl EngineArgs {
                 per_prefill_token_ns: checks.value("sim_token_ns", &self.sim_token_ns).unwrap_or(0),
                 ..StepCost::default()
             },
+            sim_fail_after_steps: checks
+                .optional_number(
+                    "sim_fail_after_steps",
+                    self.sim_fail_after_steps.as_ref(),
+                    0..=u32::MAX,
+                )
+                .map(u64::from),
         };
         if settings.max_num_batched_tokens < settings.max_num_seqs {
             let text = format!(

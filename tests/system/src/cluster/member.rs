@@ -78,6 +78,7 @@ impl Launch {
             }
         }
         arguments.extend_from_slice(cluster.plan.arguments(role));
+        arguments.extend_from_slice(cluster.plan.arguments_of(name));
         let folder = |name: &str| {
             let folder = cluster.home().join(name);
             std::fs::create_dir_all(&folder)?;

@@ -36,6 +36,8 @@ impl Role {
 pub struct Plan {
     counts: BTreeMap<Role, usize>,
     arguments: BTreeMap<Role, Vec<String>>,
+    /// Of single processes, by name.
+    own_arguments: BTreeMap<String, Vec<String>>,
     variables: Vec<(String, String)>,
     /// How blocks go from worker to worker: `shm`, `tcp`, or both in the order of preference.
     pub transports: String,
@@ -60,6 +62,7 @@ impl Plan {
         Self {
             counts: counts.into(),
             arguments: BTreeMap::new(),
+            own_arguments: BTreeMap::new(),
             variables: Vec::new(),
             transports: "shm,tcp".to_owned(),
             has_hosts: false,
@@ -79,6 +82,14 @@ impl Plan {
     #[must_use]
     pub fn with_arguments(mut self, role: Role, arguments: &[&str]) -> Self {
         let all = self.arguments.entry(role).or_default();
+        all.extend(arguments.iter().map(ToString::to_string));
+        self
+    }
+
+    /// Further arguments of one process: `decode-0`.
+    #[must_use]
+    pub fn with_arguments_of(mut self, name: &str, arguments: &[&str]) -> Self {
+        let all = self.own_arguments.entry(name.to_owned()).or_default();
         all.extend(arguments.iter().map(ToString::to_string));
         self
     }
@@ -103,6 +114,10 @@ impl Plan {
 
     pub(super) fn arguments(&self, role: Role) -> &[String] {
         self.arguments.get(&role).map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn arguments_of(&self, name: &str) -> &[String] {
+        self.own_arguments.get(name).map_or(&[], Vec::as_slice)
     }
 
     pub(super) fn variables(&self) -> &[(String, String)] {

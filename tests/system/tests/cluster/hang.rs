@@ -1,10 +1,12 @@
-//! A worker whose engine does not come back.
+//! A worker whose engine does not come back, and one whose device fails.
 
 use anyhow::{bail, ensure};
 use serde_json::{Value, json};
-use vlinders_system_tests::{Cluster, Plan, Role, until};
+use vlinders_system_tests::{Cluster, Load, Plan, Reference, Role, until};
 
-use crate::Checked;
+use crate::{Checked, in_turn, judged, subjects};
+
+const STREAMS: usize = 20;
 
 /// One of each. A step of prefill takes an hour, and a second is what a step may take.
 fn plan() -> Plan {
@@ -47,4 +49,31 @@ async fn a_worker_whose_engine_hangs_is_not_alive_and_leaves() -> Checked {
     let status = cluster.end("prefill-0").await?;
     ensure!(status.code() == Some(1), "it ended with {status}");
     cluster.stop().await
+}
+
+#[tokio::test]
+async fn a_worker_whose_device_fails_leaves_and_others_go_on_with_its_streams() -> Checked {
+    let sim = ["--backend", "sim"];
+    let subjects = subjects::lengthy();
+    let reference = Reference::of(&subjects, &sim).await?;
+    let steps = ["--sim-step-us", "5000"];
+    let mut plan = Plan::new().with_worker_arguments(&[sim, steps].concat());
+    plan.transports = "tcp".to_owned();
+    let plan = plan.with_arguments_of("decode-0", &["--sim-fail-after-steps", "20"]);
+    let mut cluster = Cluster::start(plan).await?;
+    let frontends = cluster.frontends()?;
+    let mut load = Load::new(&subjects);
+    for client in 0..STREAMS {
+        load.ask(in_turn(&frontends, client), client % subjects.len(), true);
+    }
+    let status = cluster.end("decode-0").await?;
+    ensure!(status.code() == Some(1), "it ended with {status}");
+    let verdict = judged(cluster, load, &reference).await?;
+    let handed_back = verdict.moved.get("handed_back").copied().unwrap_or_default();
+    ensure!(
+        handed_back > 0.0,
+        "streams moved for other reasons: {:?}",
+        verdict.moved
+    );
+    Ok(())
 }
