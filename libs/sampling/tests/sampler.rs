@@ -309,6 +309,7 @@ proptest! {
         let params = SamplingParams {
             temperature, top_p, top_k, min_p, presence_penalty, frequency_penalty, repetition_penalty, seed, logprobs,
             logit_bias: vec![(0, bias), (u32::MAX, bias)],
+            allowed_token_ids: Vec::new(), bad_words: Vec::new(),
         };
         let input = SampleInput { params: &params, history: &history, prompt_tokens, banned: &[2], allowed: None, position };
         let mut row = logits.clone();
