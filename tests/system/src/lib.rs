@@ -30,7 +30,7 @@ pub use dice::Dice;
 pub use history::{History, Reference};
 pub use load::{Answers, Heard, Load, Subject};
 pub use metrics::Samples;
-pub use places::{node, program, python, repository};
+pub use places::{example, node, program, python, repository};
 pub use process::{Ended, ProcessFacts, run_to_end, run_to_end_with};
 pub use reply::Reply;
 pub use server::{Server, Stopped};

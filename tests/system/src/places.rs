@@ -20,19 +20,33 @@ pub fn repository() -> PathBuf {
 /// # Errors
 /// When it was not built.
 pub fn program() -> anyhow::Result<PathBuf> {
-    let ours = std::env::current_exe().context("the test does not know where it is")?;
-    // A test lies in `<profile>/deps`, programs in `<profile>`.
-    let mut folder = ours.parent().context("the test lies in no folder")?;
-    if folder.ends_with("deps") {
-        folder = folder.parent().context("the test lies in no folder")?;
-    }
-    let path = folder.join("vlinders");
+    let path = profile_folder()?.join("vlinders");
     ensure!(
         path.is_file(),
         "{} does not exist; build it first: cargo build -p vlinders",
         path.display()
     );
     Ok(path)
+}
+
+/// An example of this crate, which is built with its tests.
+///
+/// # Errors
+/// When it was not built.
+pub fn example(name: &str) -> anyhow::Result<PathBuf> {
+    let path = profile_folder()?.join("examples").join(name);
+    ensure!(path.is_file(), "{} does not exist", path.display());
+    Ok(path)
+}
+
+fn profile_folder() -> anyhow::Result<PathBuf> {
+    let ours = std::env::current_exe().context("the test does not know where it is")?;
+    // A test lies in `<profile>/deps`, programs in `<profile>`.
+    let mut folder = ours.parent().context("the test lies in no folder")?;
+    if folder.ends_with("deps") {
+        folder = folder.parent().context("the test lies in no folder")?;
+    }
+    Ok(folder.to_path_buf())
 }
 
 /// The Node that runs the client SDK for Node, and the folder of that.

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
@@ -25,32 +25,59 @@ fn address(cluster: &Cluster) -> String {
     cluster.nats.url().replace("nats://", "")
 }
 
-/// The example subscriber, which waits for one whole answer.
-fn subscriber(cluster: &Cluster, user: &str, subject: &str) -> anyhow::Result<Child> {
-    let script = repository().join("proto/examples/tap_subscriber.py");
-    let mut command = Command::new(python()?);
-    command
-        .arg(script)
-        .args([&address(cluster), user, user, subject, "1"]);
+/// The example subscribers, which wait for one whole answer.
+#[derive(Clone, Copy, Debug)]
+enum Example {
+    Python,
+    Rust,
+}
+
+fn subscriber(cluster: &Cluster, example: Example, user: &str, subject: &str) -> anyhow::Result<Child> {
+    let mut command = match example {
+        Example::Python => {
+            let mut command = Command::new(python()?);
+            command.arg(repository().join("proto/examples/tap_subscriber.py"));
+            command
+        }
+        Example::Rust => Command::new(vlinders_system_tests::example("tap_subscriber")?),
+    };
+    command.args([&address(cluster), user, user, subject, "1"]);
     Ok(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)
+}
+
+/// A subscriber and what it says.
+type Listener = (Child, BufReader<ChildStdout>);
+
+/// One that listens to its own tenant.
+fn listening(cluster: &Cluster, example: Example) -> anyhow::Result<Listener> {
+    let mut own = subscriber(cluster, example, "tenant-default", "vl.ev.default.>")?;
+    let mut lines = BufReader::new(own.stdout.take().context("it was asked for")?);
+    let mut line = String::new();
+    lines.read_line(&mut line)?;
+    ensure!(line.starts_with("listening"), "{example:?} {line:?}");
+    Ok((own, lines))
+}
+
+/// What it has heard by its end.
+fn heard((subscriber, lines): &mut Listener) -> anyhow::Result<Vec<Value>> {
+    let mut told = String::new();
+    lines.read_to_string(&mut told)?;
+    ensure!(subscriber.wait()?.success());
+    Ok(told.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
 }
 
 #[tokio::test]
 async fn a_tenant_hears_its_own_answers_and_nothing_else() -> Checked {
     let mut cluster = Cluster::start(tapped()?).await?;
-    let mut own = subscriber(&cluster, "tenant-default", "vl.ev.default.>")?;
-    let mut lines = BufReader::new(own.stdout.take().context("it was asked for")?);
-    let mut line = String::new();
-    lines.read_line(&mut line)?;
-    ensure!(line.starts_with("listening"), "{line:?}");
+    let mut own = listening(&cluster, Example::Python)?;
+    let mut other = listening(&cluster, Example::Rust)?;
 
     let subject = &subjects::mixed()[0];
     let reply = cluster.frontends()?[0].whole(subject.path, &subject.body).await?;
     reply.complete()?;
-    let mut told = String::new();
-    lines.read_to_string(&mut told)?;
-    ensure!(own.wait()?.success());
-    let events: Vec<Value> = told.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let events = heard(&mut own)?;
+    let also = heard(&mut other)?;
+    ensure!(also == events, "{also:?} is not {events:?}");
     // Nobody reads along: the first token goes out so that the frontend knows who answers, and the rest at the end.
     ensure!(
         events.len() <= 3,
@@ -74,7 +101,7 @@ async fn a_tenant_hears_its_own_answers_and_nothing_else() -> Checked {
         ("tenant-default", "vl.tok.>"),
         ("tenant-default", "vl.req.>"),
     ] {
-        let mut refused = subscriber(&cluster, user, subject)?;
+        let mut refused = subscriber(&cluster, Example::Rust, user, subject)?;
         // Who may listen says so, and would wait for ever.
         let mut line = String::new();
         BufReader::new(refused.stdout.take().context("it was asked for")?).read_line(&mut line)?;
