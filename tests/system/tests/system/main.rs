@@ -22,6 +22,7 @@ mod settings;
 mod start;
 mod statuses;
 mod stop;
+mod stripe;
 mod structured;
 
 use serde_json::{Value, json};
