@@ -61,8 +61,10 @@ impl Launch {
             Role::Frontend => {
                 add("--redis-url", &cluster.redis.url());
                 add("--listen", &any_port);
-                if cluster.plan.requires_keys {
+                if cluster.plan.has_database() {
                     add("--database-url", &cluster.postgres.url());
+                }
+                if cluster.plan.requires_keys {
                     add("--require-keys", "true");
                 }
             }
@@ -100,7 +102,7 @@ impl Launch {
                 if matches!(place, Place::There(_)) {
                     set("ALLOW_ANONYMOUS", "true");
                 }
-                if cluster.plan.requires_keys {
+                if cluster.plan.has_database() {
                     set("POSTGRES_PASSWORD", cluster.postgres.password());
                 }
             }

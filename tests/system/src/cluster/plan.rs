@@ -45,7 +45,9 @@ pub struct Plan {
     pub has_hosts: bool,
     /// Further lines of the NATS server's configuration.
     pub nats: String,
-    /// Frontends let nobody in without a key of the database.
+    /// Frontends have the database: what is kept for tenants lies there.
+    pub keeps: bool,
+    /// Frontends have the database, and let nobody in without a key that is in it.
     pub requires_keys: bool,
 }
 
@@ -67,6 +69,7 @@ impl Plan {
             transports: "shm,tcp".to_owned(),
             has_hosts: false,
             nats: String::new(),
+            keeps: false,
             requires_keys: false,
         }
     }
@@ -106,6 +109,11 @@ impl Plan {
     pub fn with_variable(mut self, name: &str, value: &str) -> Self {
         self.variables.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// Whether frontends have the database.
+    pub(super) fn has_database(&self) -> bool {
+        self.keeps || self.requires_keys
     }
 
     pub(super) fn count(&self, role: Role) -> usize {

@@ -1,6 +1,7 @@
 //! Tests of the roles as processes of their own, with real servers between them: one file for each topic.
 
 mod bad_start;
+mod batches;
 mod clients;
 mod crowd;
 mod hang;
