@@ -187,7 +187,8 @@ async fn the_password_may_stand_in_a_file_and_the_schema_belong_to_another() {
     drop(open(&address).await);
     let database = address.rsplit('/').next().unwrap();
     let sql = "CREATE ROLE writer LOGIN PASSWORD 'of the file'; GRANT SELECT, INSERT ON usage TO writer; \
-               GRANT SELECT ON schema_version TO writer";
+               GRANT SELECT, INSERT, UPDATE ON meter_events TO writer; \
+               GRANT SELECT ON tenants, schema_version TO writer";
     server.execute(database, sql).await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("password");
