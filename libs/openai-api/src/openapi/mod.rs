@@ -173,7 +173,10 @@ fn responses(path: &str, answer: &Value, can_stream: bool) -> Value {
     };
     let mut good = json!({"application/json": {"schema": answer}});
     if can_stream {
-        good["text/event-stream"] = json!({"schema": {"type": "string"}});
+        // Of each event: this version of the format has no words for a stream of them.
+        let text = json!({"type": "string"});
+        good["text/event-stream"] = json!({"schema": {"type": "object", "description": "One event of the stream.",
+            "required": ["data"], "properties": {"event": text, "data": text}}});
     }
     let error = json!({"description": "Refused or failed; `retry-after` says whether to try again.",
         "content": {"application/json": {"schema": {"$ref": format!("#/components/schemas/{shape}")}}}});
